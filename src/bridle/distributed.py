@@ -1,0 +1,64 @@
+"""The few collectives bridle needs; every one is the identity when no process group is running."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_active() -> bool:
+    """True when a process group is running. Asked at each call, never remembered: groups start after modules are built."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's rank, 0 without a process group."""
+    return dist.get_rank() if is_active() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if is_active() else 1
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of ``tensor`` over ranks, in place; returns it."""
+    if is_active():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
+    """The tensor of rank ``source`` on every rank, in place; returns it."""
+    if is_active():
+        dist.broadcast(tensor, source)
+    return tensor
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if is_active():
+        dist.barrier()
+
+
+def all_gather_rows(tensor: Tensor) -> Tensor:
+    """Rows of every rank, concatenated in rank order; ranks may hold different numbers of rows, also none.
+
+    Args:
+        tensor: (n_rank, ...) with equal trailing shape and dtype on all ranks.
+
+    Returns:
+        (sum of n_rank, ...), equal on all ranks.
+    """
+    if not is_active():
+        return tensor
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)
+    counts[rank()] = tensor.shape[0]
+    dist.all_reduce(counts)
+    sizes = [int(n) for n in counts.tolist()]
+    padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))
+    padded[: tensor.shape[0]] = tensor
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])

@@ -1,0 +1,62 @@
+"""Every error bridle raises on purpose.
+
+::
+
+    BridleError
+    ├── ConfigError            a setting is unknown, of the wrong type or out of range (also a ValueError)
+    ├── DataError              something is wrong with the user's data as a whole
+    │   ├── DecodeError        one file cannot be read; quarantined while training
+    │   └── TooManyBadFiles    the quarantine's budget is used up
+    ├── QuantizerError         a quantizer cannot do its work: NaN input, sample smaller than K (also a ValueError)
+    ├── RunError               a run folder or a checkpoint is missing, half written or of another version
+    ├── TrainingError          training cannot go on: non-finite losses, ranks that disagree
+    └── MissingExtraError      an optional dependency is not installed (also an ImportError)
+
+A message names the value, the limit and the remedy, in one line. The command line prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class BridleError(Exception):
+    """Base of all errors that bridle raises on purpose."""
+
+
+class ConfigError(BridleError, ValueError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(BridleError):
+    """Something is wrong with the user's data as a whole."""
+
+
+class DecodeError(DataError):
+    """One file cannot be read. ``reason`` is a short phrase fit for a table."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DecodeError], tuple[str, str]]:
+        return type(self), (self.key, self.reason)
+
+
+class TooManyBadFiles(DataError):
+    """More files are unreadable than ``max_bad_fraction`` or ``max_bad_in_a_row`` allow."""
+
+
+class QuantizerError(BridleError, ValueError):
+    """A quantizer cannot do its work on this input."""
+
+
+class RunError(BridleError):
+    """A run folder or a checkpoint is missing, half written or of another version."""
+
+
+class TrainingError(BridleError):
+    """Training cannot go on."""
+
+
+class MissingExtraError(BridleError, ImportError):
+    """An optional dependency is not installed. The message names the extra that brings it."""
