@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -62,3 +66,32 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
     gathered = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(gathered, padded)
     return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """A process group as described by torchrun's environment (gloo on CPU, NCCL on GPU); nothing when there is one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or is_active():
+        yield
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def default_device() -> torch.device:
+    """This process's GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True on every rank when the flag is true on any. A collective: all ranks call it together."""
+    if not is_active():
+        return flag
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())

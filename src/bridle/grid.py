@@ -27,7 +27,9 @@ class PatchGrid:
 
     def __post_init__(self) -> None:
         if min(self.time, self.height, self.width) < 1:
-            raise ConfigError(f"PatchGrid{self.shape} has an axis with less than 1 patch; use a longer clip or smaller patches")
+            raise ConfigError(
+                f"PatchGrid{self.shape} has an axis with less than 1 patch; use a longer clip or smaller patches"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,3 +50,36 @@ class PatchGrid:
         """``(time, height, width)`` index of every patch, shape (N, 3), int64."""
         axes = [torch.arange(size, device=device) for size in self.shape]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Which patches of each clip take part, as indices of one static count per batch.
+
+    Attributes:
+        indices: (B, V) int64 patch numbers, or None for all N patches in order.
+        valid: (B, V) bool, False where an entry only fills up the row; None when every entry counts.
+    """
+
+    indices: Tensor | None
+    valid: Tensor | None
+
+    def gather(self, patches: Tensor) -> Tensor:
+        """Rows of ``patches`` (b, N, X) at the indices: (B, V, X). B may be a multiple of b: masks of one clip follow each other."""
+        if self.indices is None:
+            return patches
+        index = self.indices.reshape(patches.shape[0], -1, 1).expand(-1, -1, patches.shape[-1])
+        return patches.gather(1, index).reshape(*self.indices.shape, patches.shape[-1])
+
+    def to(self, device: torch.device) -> Subset:
+        """The same subset on ``device``."""
+        move = (t if t is None else t.to(device, non_blocking=True) for t in (self.indices, self.valid))
+        return Subset(*move)
+
+    @staticmethod
+    def every(grid: PatchGrid, valid_steps: Tensor) -> Subset:
+        """All patches; those past a clip's ``valid_steps`` (B,) are marked as not valid. ``valid_steps`` lies on the CPU."""
+        if int(valid_steps.min()) >= grid.time:
+            return Subset(None, None)
+        step = torch.arange(grid.num_patches) // grid.patches_per_step
+        return Subset(None, step[None, :] < valid_steps[:, None])

@@ -1,0 +1,45 @@
+# Needs python3 >= 3.11, make and git; everything else goes into .venv. Another Python: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check bench docs
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 : \2/p' Makefile
+
+setup: $(STAMP) ## create .venv with bridle and its tools, at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "bridle needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup ## pretrain, embed and evaluate on a small sound set; DATA=folder takes your own recordings
+	$(BIN)/bridle demo $(if $(DATA),--data "$(DATA)")
+
+test: setup ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## all tests, the slow ones too
+	$(BIN)/python -m pytest
+
+check: setup ## formatting, lint, types, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: SHELL := bash
+bench: setup ## every benchmark; tables also go to build/
+	@mkdir -p build
+	@set -eo pipefail; for file in benchmarks/*.py; do \
+	  echo "== $$file"; $(BIN)/python "$$file" 2>&1 | tee "build/$$(basename "$$file" .py).txt"; done
+
+docs: setup ## links and names of code in the documents
+	$(BIN)/python -m pytest -q tests/test_docs.py

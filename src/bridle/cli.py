@@ -1,0 +1,74 @@
+"""The command line: ``bridle COMMAND ...``. Each command lives in :mod:`bridle.commands` and is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from bridle.errors import BridleError
+
+COMMANDS = {
+    "doctor": "scan a folder before training: counts, durations, broken files, time per epoch, what to do",
+    "pretrain": "pretrain an encoder and its tokenizer on a folder of recordings",
+    "inspect": "what is in a run: settings, phases, steps, codebook health, size",
+    "tokenize": "write the discrete codes of every recording as parquet",
+    "embed": "write an embedding of every recording as parquet",
+    "evaluate": "kNN and linear probe of a run beside its baselines, on labelled recordings",
+    "demo": "the whole way on a small sound set, in minutes",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 an error that was explained, 2 a wrong call, 130 interrupted."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        sys.stdout.write(f"bridle {version('bridle')}\n")
+        return 0
+    if argv[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(COMMANDS)}"
+        sys.stderr.write(f"bridle: there is no command '{argv[0]}'; {hint}\n")
+        return 2
+    try:
+        command = importlib.import_module(f"bridle.commands.{argv[0]}")
+        return int(command.main(argv[1:]))
+    except BridleError as error:
+        sys.stderr.write(f"bridle: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("bridle: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def usage() -> str:
+    """The text of ``bridle --help``."""
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "bridle: your own audio encoder, its discrete tokens and its embeddings, from a folder of recordings",
+            "",
+            "usage: bridle COMMAND [ARGUMENTS]        bridle COMMAND --help explains one",
+            "",
+            *lines,
+            "",
+            "A first run:",
+            "  bridle doctor recordings/",
+            "  bridle pretrain audio-small --data recordings/ --out runs/first",
+            "  bridle embed runs/first recordings/ --out vectors/",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,140 @@
+"""What a user sees: one console, progress bars, tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+_CONSOLE: list[Console] = []
+
+
+def console() -> Console:
+    """The one console, on standard output."""
+    if not _CONSOLE:
+        _CONSOLE.append(Console(highlight=False))
+    return _CONSOLE[0]
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
+    """A table whose first ``left`` columns are text and whose other columns are numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index < left else "right")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def progress(unit: str) -> Progress:
+    """A progress bar with count, rate of ``unit`` and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console(),
+    )
+
+
+class ProgressReporter:
+    """Draws the progress of a pretraining: a bar for each phase with loss, codes in use, speed and time left.
+
+    Without a terminal it prints a line now and then instead.
+    """
+
+    def __init__(self, every_seconds: float = 15.0) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+            console=console(),
+            disable=not console().is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._name, self._steps, self._done = "", 0, 0
+        self._every, self._next_line = every_seconds, 0.0
+
+    def __enter__(self) -> ProgressReporter:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def message(self, text: str) -> None:
+        """Print one line."""
+        console().print(text)
+
+    def phase(self, name: str, number: int, total: int, steps: int, done: int) -> None:
+        """A bar for the phase."""
+        self._name, self._steps, self._done, self._next_line = (
+            f"phase {number}/{total} {name.split('-', 1)[-1]}",
+            steps,
+            done,
+            0.0,
+        )
+        self._task = self._bar.add_task(self._name, total=steps, completed=done, note="")
+
+    def step(self, done: int) -> None:
+        """Move the bar."""
+        self._done = done
+        if self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def values(self, values: dict[str, float]) -> None:
+        """Show the newest values."""
+        note = describe(values)
+        if self._task is not None:
+            self._bar.update(self._task, note=note)
+        if self._bar.disable and (time.monotonic() >= self._next_line or self._done == self._steps):
+            console().print(f"{self._name}  {self._done}/{self._steps}  {note}")
+            self._next_line = time.monotonic() + self._every
+
+
+def describe(values: dict[str, float]) -> str:
+    """The few values worth a glance: the losses' mean over levels, accuracy of level 0, codes in use per level."""
+
+    def mean(prefix: str) -> float | None:
+        found = [value for name, value in values.items() if name.startswith(prefix)]
+        return sum(found) / len(found) if found else None
+
+    parts = []
+    for prefix, label in (
+        ("code/", "loss"),
+        ("patch", "loss"),
+        ("feature", "feature loss"),
+        ("commitment", "commitment"),
+    ):
+        value = mean(prefix)
+        if value is not None:
+            parts.append(f"{label} {value:.3f}")
+    if "accuracy/0" in values:
+        parts.append(f"accuracy {100 * values['accuracy/0']:.1f}%")
+    usage = [f"{100 * value:.0f}" for name, value in values.items() if name.startswith("usage/")]
+    if usage:
+        parts.append(f"codes in use {' '.join(usage)} %")
+    if values.get("skipped"):
+        parts.append("step skipped: non-finite gradient")
+    return "  ".join(parts)

@@ -1,0 +1,88 @@
+"""``bridle pretrain RECIPE --data DATA --out RUN``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from bridle.commands.display import ProgressReporter, console
+from bridle.distributed import process_group, rank
+from bridle.pretrain import Outcome, pretrain
+from bridle.recipes import RECIPES, recipe
+from bridle.run import RunConfig
+
+_USAGE = """usage: bridle pretrain RECIPE --data DATA [DATA ...] --out RUN [--resume] [--any.setting VALUE ...]
+
+Pretrain an encoder and its tokenizer on unlabelled recordings.
+
+recipes:
+{recipes}
+
+'bridle pretrain RECIPE --help' lists every setting with its value in that recipe.
+
+examples:
+  bridle pretrain audio-debug --data recordings/ --out runs/debug
+  bridle pretrain audio-small --data recordings/ more/ --out runs/small --phases "cold:30, tokenizer:10, encoder:60"
+  bridle pretrain audio-small --data recordings/ --out runs/small --resume
+  torchrun --nproc-per-node 2 -m bridle pretrain audio-small --data recordings/ --out runs/two
+"""
+
+
+@dataclass
+class Arguments:
+    """Pretrain an encoder and its tokenizer on unlabelled recordings. The run folder can be resumed at any time.
+
+    Attributes:
+        data: folders (searched recursively), CSV or parquet manifests, or tar shards; several are joined.
+        out: the run folder to write.
+        config: every setting of the run.
+        resume: continue the run in --out from its newest checkpoint; start it when there is none.
+    """
+
+    data: tuple[str, ...]
+    out: Path
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    resume: bool = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = (f"  {name:<12} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items())
+        sys.stdout.write(_USAGE.format(recipes="\n".join(lines)))
+        return 0 if arguments else 2
+    start = recipe(arguments[0])
+    parsed = tyro.cli(
+        Arguments,
+        args=list(arguments[1:]),
+        prog=f"bridle pretrain {arguments[0]}",
+        default=Arguments(data=tyro.MISSING, out=tyro.MISSING, config=start),
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+    )
+    with process_group(), ProgressReporter() as reporter:
+        outcome = pretrain(parsed.config, parsed.data, parsed.out, resume=parsed.resume, reporter=reporter)
+    if rank() == 0:
+        _say(outcome, parsed, arguments)
+    if outcome.finished:
+        return 0
+    return 130 if outcome.stop_signal == signal.SIGINT else 0
+
+
+def _say(outcome: Outcome, parsed: Arguments, arguments: Sequence[str]) -> None:
+    if outcome.num_bad_files:
+        console().print(
+            f"[yellow]{outcome.num_bad_files} unreadable files[/] are listed in {parsed.out / 'quarantine.jsonl'}"
+        )
+    if outcome.finished:
+        console().print(f"[bold green]done[/] after {outcome.step} steps: {parsed.out}")
+        console().print(f"next: bridle inspect {parsed.out}")
+    else:
+        again = " ".join(a for a in arguments if a != "--resume")
+        console().print(f"[bold yellow]stopped[/] after {outcome.step} steps; a checkpoint is written. Continue with:")
+        console().print(f"  bridle pretrain {again} --resume", soft_wrap=True)

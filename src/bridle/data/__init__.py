@@ -1,0 +1,1 @@
+"""Files to batches: what there is (``manifest``), its order (``sampler``), clips (``dataset``) and the ``batch``."""

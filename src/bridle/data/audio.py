@@ -1,0 +1,247 @@
+"""Sound files to log-mel clips: the loader of audio, its cache, and the estimate of its normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from bridle import randomness
+from bridle.data.dataset import LoadedClip, one_thread
+from bridle.data.manifest import Entry, Manifest
+from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.media.audio import decode_audio, probe_audio
+from bridle.media.augment import circular_shift, crop_start, gain
+from bridle.media.fbank import Fbank, FbankConfig, num_frames
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """How sound becomes clips.
+
+    Attributes:
+        fbank: the log-mel filterbank.
+        crop_seconds: sound in a full clip; longer files are cropped at random.
+        mean: of the log-mel values, subtracted; None until :func:`estimate_normalisation` has found it.
+        std: of the log-mel values; clips are divided by twice this. None like ``mean``.
+        shift: augment by a circular shift along time.
+        gain: augment by a random gain.
+        cache_gigabytes: memory for decoded short files, over all workers of a process; 0 for none.
+    """
+
+    fbank: FbankConfig = field(default_factory=FbankConfig)
+    crop_seconds: float = 5.0
+    mean: float | None = None
+    std: float | None = None
+    shift: bool = True
+    gain: bool = True
+    cache_gigabytes: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.fbank.frame_seconds <= self.crop_seconds < math.inf:
+            raise ConfigError(
+                f"crop_seconds is {self.crop_seconds}; it must hold a frame of {self.fbank.frame_seconds} s"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError(f"mean is {self.mean} and std is {self.std}; set both, or neither to have them estimated")
+        if self.std is not None and not 0 < self.std < math.inf:
+            raise ConfigError(f"std is {self.std}; it must be above 0")
+        if self.cache_gigabytes < 0:
+            raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Mean and standard deviation of log-mel values over ``num_clips`` clips."""
+
+    mean: float
+    std: float
+    num_clips: int
+
+
+class AudioLoader:
+    """Clips ``(1, T, F, 1)`` of log-mel frames, normalised as ``(x - mean) / (2 * std)``.
+
+    Files of at most a crop are kept in memory as log-mel before augmentation, until ``cache_gigabytes`` are full; which
+    file comes first is as good as any other, so nothing is ever thrown out. The cache changes no number.
+
+    Raises:
+        ConfigError: the normalisation is not set.
+    """
+
+    def __init__(self, config: AudioConfig) -> None:
+        if config.mean is None or config.std is None:
+            raise ConfigError("mean and std of the log-mel values are not set; set them, or use estimate_normalisation")
+        self.config = config
+        self._mean, self._scale = config.mean, 2 * config.std
+        self._fbank = Fbank(replace(config.fbank, dither=0.0))
+        self._dithered_fbank = Fbank(config.fbank)
+        self._hop = config.fbank.hop_samples
+        self._crop_samples = round(config.crop_seconds * config.fbank.sample_rate)
+        self.crop_frames = num_frames(self._crop_samples, config.fbank)
+        self._cache: dict[tuple[str, int], Tensor] = {}
+        self._cached_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": {}, "_cached_bytes": 0}
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(1, F, 1)."""
+        return (1, self.config.fbank.num_mels, 1)
+
+    def length(self, entry: Entry) -> int:
+        """Frames of the entry's clip; a full crop when its duration is not known."""
+        return min(self.crop_frames, self._frames(entry)) if entry.duration_seconds > 0 else self.crop_frames
+
+    @one_thread()
+    def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
+        """A random crop, shifted and amplified at random.
+
+        Args:
+            entry: the file; of a file of unknown duration the beginning is taken.
+            generator: the only source of randomness.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            OSError: the tar it lies in cannot be opened.
+        """
+        start = 0
+        if self._frames(entry) > self.crop_frames:
+            start = crop_start(self._frames(entry), self.crop_frames, generator)
+            fbank = self._log_mel(entry, start * self._hop, generator)
+        else:
+            fbank = self._cached_log_mel(entry, generator)
+        if self.config.shift:
+            fbank = circular_shift(fbank, generator)
+        if self.config.gain:
+            fbank = gain(fbank, generator)
+        return self._clip(fbank, start * self._hop)
+
+    def windows(self, entry: Entry) -> Iterator[LoadedClip]:
+        """The whole file in windows of ``crop_seconds`` that start at multiples of it (to the hop), not augmented.
+
+        A last window shorter than one frame is left out unless it is the only one, which is padded with silence.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            OSError: the tar it lies in cannot be opened.
+        """
+        seconds = entry.duration_seconds
+        if seconds <= 0:
+            with entry.opened() as source:
+                seconds = probe_audio(source, entry.key).duration_seconds
+        for start in self._window_starts(round(seconds * self.config.fbank.sample_rate)):
+            fbank = self._log_mel(entry, start)
+            yield self._clip(fbank, start)
+            if len(fbank) < self.crop_frames:  # the last one, also where a file ends before its stated duration
+                return
+
+    def waveform_windows(self, waveform: Tensor) -> Iterator[LoadedClip]:
+        """:meth:`windows` of a waveform (S,) float32 at the filterbank's sample rate, S at least 1."""
+        for start in self._window_starts(len(waveform)):
+            yield self._clip(self._fbank_of(waveform[start : start + self._crop_samples]), start)
+
+    def _window_starts(self, num_samples: int) -> range:
+        step = max(1, round(self._crop_samples / self._hop)) * self._hop
+        return range(0, max(0, num_samples - self.config.fbank.frame_samples) + 1, step)
+
+    def _frames(self, entry: Entry) -> int:
+        """Frames of the whole file by its stated duration, at least 1."""
+        samples = round(entry.duration_seconds * self.config.fbank.sample_rate)
+        return num_frames(max(samples, self.config.fbank.frame_samples), self.config.fbank)
+
+    def _log_mel(self, entry: Entry, start: int, generator: torch.Generator | None = None) -> Tensor:
+        """(T, F) from sample ``start`` on, at most a crop long, at least one frame."""
+        rate = self.config.fbank.sample_rate
+        with entry.opened() as source:
+            clip = decode_audio(
+                source,
+                sample_rate=rate,
+                start_seconds=start / rate,
+                duration_seconds=self._crop_samples / rate,
+                key=entry.key,
+            )
+        return self._fbank_of(clip.samples, generator)
+
+    @one_thread()
+    def _fbank_of(self, samples: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(T, F) of at least one frame; a shorter waveform is padded with silence. No dither without a generator."""
+        padding = max(0, self.config.fbank.frame_samples - len(samples))
+        with torch.no_grad():
+            waveform = torch.nn.functional.pad(samples, (0, padding))
+            fbank: Tensor = self._fbank(waveform) if generator is None else self._dithered_fbank(waveform, generator)
+        return fbank
+
+    def _cached_log_mel(self, entry: Entry, generator: torch.Generator) -> Tensor:
+        name = (entry.path, entry.offset)  # keys of several sources may be equal
+        fbank = self._cache.get(name)
+        if fbank is None:
+            fbank = self._log_mel(entry, 0, generator)
+            size = fbank.numel() * fbank.element_size()
+            if self._cached_bytes + size <= self._cache_limit():
+                self._cache[name] = fbank
+                self._cached_bytes += size
+        return fbank
+
+    def _cache_limit(self) -> float:
+        if self.config.fbank.dither > 0:  # every reading differs
+            return 0
+        worker = get_worker_info()
+        return self.config.cache_gigabytes * 1e9 / (worker.num_workers if worker is not None else 1)
+
+    @one_thread()
+    def _clip(self, fbank: Tensor, start: int) -> LoadedClip:
+        inputs = ((fbank - self._mean) / self._scale)[None, :, :, None]
+        return LoadedClip(inputs, start / self.config.fbank.sample_rate)
+
+
+@one_thread()
+def estimate_normalisation(
+    manifest: Manifest, config: AudioConfig, num_clips: int = 1000, seed: int = 0
+) -> Normalisation:
+    """Mean and standard deviation of the log-mel values of a random sample of clips, none of them augmented.
+
+    Args:
+        manifest: the files; those that cannot be read are passed over.
+        config: of the clips; its ``mean`` and ``std`` play no part.
+        num_clips: clips to use, or all there are.
+        seed: chooses the clips and their crops.
+
+    Returns:
+        The values, summed in float64.
+
+    Raises:
+        DataError: no clip can be read, or all values are equal.
+        ConfigError: ``num_clips`` is less than 1.
+    """
+    if num_clips < 1:
+        raise ConfigError(f"num_clips is {num_clips}; it must be at least 1")
+    # Mean 0 and deviation 1/2 normalise to x / 1: the log-mel values themselves.
+    loader = AudioLoader(replace(config, mean=0.0, std=0.5, shift=False, gain=False, cache_gigabytes=0.0))
+    clips = values = 0
+    total = squares = 0.0
+    fault = ""
+    for index in randomness.permutation(len(manifest), seed, "normalisation").tolist():
+        try:
+            clip = loader.load(manifest.entries[index], randomness.generator(seed, "normalisation", index))
+        except (DecodeError, OSError) as error:
+            fault = fault or f"; first: {error}"
+            continue
+        x = clip.inputs.double()
+        clips, values = clips + 1, values + x.numel()
+        total, squares = total + x.sum().item(), squares + x.square().sum().item()
+        if clips == num_clips:
+            break
+    if clips == 0:
+        raise DataError(f"none of {len(manifest)} files can be decoded{fault}; check the files")
+    mean = total / values
+    std = math.sqrt(max(0.0, squares / values - mean**2))
+    if std < 1e-6:
+        raise DataError(f"all log-mel values of {clips} clips are {mean:.3f}; the files hold no sound: check them")
+    return Normalisation(mean, std, clips)

@@ -1,0 +1,122 @@
+"""Clips of different length to one padded batch. ``valid_steps`` is the one definition of what counts as padding."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridle.data.quarantine import BadFile
+from bridle.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One clip, ready for a batch.
+
+    Attributes:
+        inputs: (C, T, H, W) float32, normalised.
+        length: valid frames along T, at least 1.
+        seed: all of this clip's randomness in this epoch (crop, augmentation, masks) follows from it.
+        index: row of the manifest.
+        start_seconds: where the clip starts in its file.
+    """
+
+    inputs: Tensor
+    length: int
+    seed: int
+    index: int
+    start_seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Clips padded with 0 to one length. It may hold no clip at all (B = 0).
+
+    Attributes:
+        inputs: (B, C, T, H, W) float32; T is a multiple of the patch's length.
+        lengths: (B,) int64 on the CPU, valid frames, at most T.
+        seeds: (B,) int64 on the CPU, see :class:`Sample`.
+        indices: (B,) int64 on the CPU, rows of the manifest.
+        bad: files that were to be in this batch and cannot be read.
+    """
+
+    inputs: Tensor
+    lengths: Tensor
+    seeds: Tensor
+    indices: Tensor
+    bad: tuple[BadFile, ...] = ()
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with ``inputs`` on the device; the small integer tensors stay on the CPU."""
+        return dataclasses.replace(self, inputs=self.inputs.to(device, non_blocking=True))
+
+    def split(self, count: int) -> list[Batch]:
+        """Up to ``count`` micro-batches of every ``count``-th clip; at least one, which holds the bad files."""
+        parts = [slice(start, None, count) for start in range(max(1, min(count, len(self))))]
+        return [
+            Batch(self.inputs[part], self.lengths[part], self.seeds[part], self.indices[part], () if i else self.bad)
+            for i, part in enumerate(parts)
+        ]
+
+    def pin_memory(self) -> Batch:
+        """The batch with ``inputs`` in page-locked memory; called by torch's DataLoader."""
+        return dataclasses.replace(self, inputs=self.inputs.pin_memory())
+
+
+def valid_steps(lengths: Tensor, patch_time: int) -> Tensor:
+    """Time steps of patches that count as content: those with at least half of their frames valid, and at least one.
+
+    Args:
+        lengths: (B,) int64, valid frames.
+        patch_time: t, frames per patch.
+
+    Returns:
+        (B,) int64.
+    """
+    return ((lengths + patch_time // 2) // patch_time).clamp(min=1)
+
+
+def collate(
+    items: Sequence[Sample | BadFile], patch: tuple[int, int, int], frame_shape: tuple[int, int, int] | None = None
+) -> Batch:
+    """One batch, padded with 0 or cut along T to ``max(valid_steps) * t`` frames.
+
+    Args:
+        items: clips of equal (C, H, W), and files that could not be read.
+        patch: (t, h, w) input units per patch.
+        frame_shape: (C, H, W) of the batch without clips that no clip gives; None makes that an error.
+
+    Raises:
+        DataError: there is no clip and no ``frame_shape``, or the clips differ in (C, H, W).
+    """
+    clips = [item for item in items if isinstance(item, Sample)]
+    bad = tuple(item for item in items if isinstance(item, BadFile))
+    if not clips and frame_shape is None:
+        shown = "; ".join(f"{file.key} ({file.reason})" for file in bad[:3])
+        raise DataError(f"all {len(bad)} files of a batch are unreadable: {shown}; repair or remove them")
+    shapes: set[tuple[int, ...]] = {(clip.inputs.shape[0], *clip.inputs.shape[2:]) for clip in clips}
+    if len(shapes) > 1:
+        raise DataError(
+            f"clips of one batch differ in (channels, height, width): {sorted(map(str, shapes))}; use one loader"
+        )
+    channels, height, width = next(iter(shapes), frame_shape or ())
+    lengths = torch.tensor([clip.length for clip in clips], dtype=torch.int64)
+    frames = patch[0] * (int(valid_steps(lengths, patch[0]).max()) if clips else 1)
+    inputs = torch.zeros(len(clips), channels, frames, height, width)
+    for row, clip in zip(inputs, clips, strict=True):
+        kept = min(clip.length, frames)
+        row[:, :kept] = clip.inputs[:, :kept]
+    return Batch(
+        inputs=inputs,
+        lengths=lengths.clamp(max=frames),
+        seeds=torch.tensor([clip.seed for clip in clips], dtype=torch.int64),
+        indices=torch.tensor([clip.index for clip in clips], dtype=torch.int64),
+        bad=bad,
+    )

@@ -1,0 +1,202 @@
+"""Clips by (epoch, row) and the iterator of batches over them. Knows no medium: a loader brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bridle.data.batch import Batch, Sample, collate
+from bridle.data.manifest import Entry, Manifest
+from bridle.data.quarantine import BadFile
+from bridle.data.sampler import EpochOrder
+from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.randomness import derive_seed
+
+# A worker that gives no batch for so long hangs in a decoder or on a dead disk.
+WORKER_TIMEOUT_SECONDS = 900
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedClip:
+    """A clip as a loader gives it: ``inputs`` (C, T, H, W) float32, normalised, and where in its file it starts."""
+
+    inputs: Tensor
+    start_seconds: float
+
+
+class Loader(Protocol):
+    """Makes clips of one medium. Every method is a pure function of its arguments and must survive pickling."""
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every clip."""
+
+    def length(self, entry: Entry) -> int:
+        """Frames of the entry's clip, at most a full crop; a guess from the manifest that only shapes the batches."""
+
+    def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
+        """One training clip: a random crop, augmented. DecodeError or OSError when the file cannot be read."""
+
+    def windows(self, entry: Entry) -> Iterator[LoadedClip]:
+        """The whole file in consecutive windows, not augmented. DecodeError or OSError when it cannot be read."""
+
+
+class ClipDataset(Dataset[Sample | BadFile]):
+    """The clips of a manifest, addressed by (epoch, row).
+
+    Args:
+        manifest: the files.
+        loader: makes their clips.
+        seed: of crops, augmentation and masks.
+    """
+
+    def __init__(self, manifest: Manifest, loader: Loader, seed: int) -> None:
+        self.manifest = manifest
+        self.loader = loader
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def lengths(self) -> list[int]:
+        """Frames of every clip after cropping, for :class:`~bridle.data.sampler.EpochOrder`."""
+        return [self.loader.length(entry) for entry in self.manifest.entries]
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | BadFile:
+        """The clip of ``(epoch, row)``, a pure function of both and the seed; a BadFile if it cannot be read."""
+        epoch, index = key
+        entry = self.manifest.entries[index]
+        seed = derive_seed(self.seed, "sample", epoch, index)
+        try:
+            clip = self.loader.load(entry, torch.Generator().manual_seed(seed))
+        except DecodeError as error:
+            return BadFile(entry.key, error.reason)
+        except OSError as error:
+            return BadFile(entry.key, error.strerror or str(error))
+        return Sample(clip.inputs, clip.inputs.shape[1], seed, index, clip.start_seconds)
+
+
+def batch_loader(
+    dataset: ClipDataset,
+    order: EpochOrder,
+    *,
+    start_step: int,
+    num_steps: int,
+    rank: int,
+    world_size: int,
+    num_workers: int,
+    patch: tuple[int, int, int],
+) -> Iterable[Batch]:
+    """One rank's batches of steps ``start_step .. start_step + num_steps``.
+
+    Step s is batch ``s % steps_per_epoch`` of epoch ``s // steps_per_epoch``; to begin at an epoch, start at
+    ``epoch * order.steps_per_epoch``. The batches are the same for any number of workers, and starting late replays
+    nothing. A rank whose share of a small batch is empty, or holds unreadable files only, gets a batch of no clip.
+
+    Args:
+        dataset: the clips.
+        order: which clips make up which batch, over all ranks.
+        start_step: first step, counted from epoch 0.
+        num_steps: steps to give.
+        rank: of this process; it takes ``batch[rank::world_size]``.
+        world_size: number of processes.
+        num_workers: decoding processes with one thread each; 0 decodes in this process.
+        patch: (t, h, w) input units per patch.
+
+    Raises:
+        ConfigError: a number is out of range.
+        DataError: while iterating, when a worker died or hangs.
+    """
+    if min(start_step, num_steps, num_workers) < 0 or not 0 <= rank < world_size:
+        raise ConfigError(
+            f"start_step {start_step}, num_steps {num_steps} and num_workers {num_workers} must be at least 0, "
+            f"and rank {rank} within world_size {world_size}"
+        )
+    if order.num_clips != len(dataset):
+        raise ConfigError(
+            f"the order is over {order.num_clips} clips and the dataset has {len(dataset)}; make both of one manifest"
+        )
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # a batch sampler of (epoch, row) instead of int
+        batch_sampler=_Steps(order, start_step, num_steps, rank, world_size),
+        num_workers=num_workers,
+        collate_fn=partial(collate, patch=patch, frame_shape=dataset.loader.frame_shape),
+        worker_init_fn=_start_worker,
+        timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # the default would draw from the global random state
+    )
+    return _Batches(loader)
+
+
+class _Steps(Sampler[list[tuple[int, int]]]):
+    def __init__(self, order: EpochOrder, start_step: int, num_steps: int, rank: int, world_size: int) -> None:
+        self._order = order
+        self._start = start_step
+        self._count = num_steps
+        self._rank = rank
+        self._world_size = world_size
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step, end = self._start, self._start + self._count
+        while step < end:
+            epoch, position = divmod(step, self._order.steps_per_epoch)
+            for batch in self._order.iterate(epoch, position):
+                yield [(epoch, index) for index in batch[self._rank :: self._world_size]]
+                step += 1
+                if step == end:
+                    return
+
+
+class _Batches(Iterable[Batch]):
+    def __init__(self, loader: DataLoader[Batch]) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        iterator: Iterator[Batch] | None = None
+        while True:
+            try:
+                with one_thread():
+                    iterator = iter(self._loader) if iterator is None else iterator
+                    batch = next(iterator, None)
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):
+                    raise
+                raise DataError(
+                    f"a data worker died or hangs: {str(error).splitlines()[0]}; often memory or /dev/shm is full: "
+                    f"lower num_workers (now {self._loader.num_workers}) or the cache; num_workers 0 shows the cause"
+                ) from error
+            if batch is None:
+                return
+            yield batch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch's arithmetic inside the ``with``.
+
+    A clip is too little work to share: threads waiting for each other made loading 10 times slower on contended cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)

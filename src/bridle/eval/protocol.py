@@ -1,0 +1,349 @@
+"""Which clips train a probe and which test it, and every choice in between made without the test clips.
+
+For each outer split the pooling and the probe's parameter (C or k) are those of the best mean accuracy over *inner*
+splits of its training part; the probe is then fitted on the whole training part and sees the test clips once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bridle.errors import DataError
+from bridle.eval.knn import knn_predictions
+from bridle.eval.linear_probe import linear_predictions
+from bridle.randomness import permutation
+
+Indices = NDArray[np.int64]
+Predict = Callable[[Tensor, Tensor, Tensor, Sequence[float]], Tensor]
+"""``(train (n, D), labels (n,), queries (m, D), grid of G parameters) -> (G, m)`` predicted labels."""
+
+NUM_STRATIFIED_INNER = 4
+MAX_INNER_FOLDS = 10
+_TRAIN = ("train", "training")
+_VALIDATION = ("validation", "valid", "val", "dev")
+_TEST = ("test", "testing")
+# 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom; beyond, a series in 1/degrees is exact to 2e-4.
+_T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+_Z_QUANTILE = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Row numbers of one training and one test part, ascending. ``note`` says what a reader of the result must know."""
+
+    name: str
+    train_index: Indices
+    test_index: Indices
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Frozen features of N labelled clips, row-aligned.
+
+    Attributes:
+        pooled: name of the pooling -> (N, D) features; D may differ.
+        labels: class of each clip.
+        folds: official fold of each clip, or None.
+        splits: ``train`` / ``validation`` / ``test`` of each clip, or None; not together with ``folds``.
+        groups: clips of one group (a speaker, a recording) are never on both sides of a split; or None.
+
+    Raises:
+        DataError: no features, lengths that differ, NaN or infinity, a single class, or both ``folds`` and ``splits``.
+    """
+
+    pooled: Mapping[str, NDArray[Any] | Tensor]
+    labels: Sequence[str]
+    folds: Sequence[str] | None = None
+    splits: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.pooled:
+            raise DataError("0 poolings given; a feature set needs at least 1")
+        for name, column in (("folds", self.folds), ("splits", self.splits), ("groups", self.groups)):
+            if column is not None and len(column) != len(self.labels):
+                raise DataError(f"{name} has {len(column)} values for {len(self.labels)} clips; give one per clip")
+        for name, values in self.pooled.items():
+            _check_features(name, torch.as_tensor(values), len(self.labels))
+        if len(set(self.labels)) < 2:
+            raise DataError(f"labels hold {len(set(self.labels))} class; a probe needs at least 2")
+        if self.folds is not None and self.splits is not None:
+            raise DataError("folds and splits are both given; pass only the one that is the official protocol")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A classifier on frozen features. ``select``, maybe a faster ``predict``, ranks the grid on inner splits."""
+
+    name: str
+    grid: tuple[float, ...]
+    predict: Predict
+    select: Predict
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """One outer split: what was chosen, and its test clips (rows ``test_index``) with their ``predictions``."""
+
+    name: str
+    accuracy: float
+    pooling: str
+    parameter: float
+    inner_accuracy: float
+    num_train: int
+    test_index: tuple[int, ...]
+    predictions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Mean accuracy over splits in [0, 1] with its 95 % interval; ``bridle.config.to_dict`` makes it plain data."""
+
+    probe: str
+    accuracy: float
+    low: float
+    high: float
+    interval: str
+    splits: tuple[SplitResult, ...]
+    notes: tuple[str, ...]
+
+
+def linear_probe(strengths: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)) -> Probe:
+    """Logistic regression, C chosen among ``strengths``: ranked in float32, the chosen one fitted in float64."""
+    select = partial(linear_predictions, tolerance=1e-5, dtype=torch.float32)
+    return Probe("linear", tuple(strengths), linear_predictions, select)
+
+
+def knn_probe(ks: Sequence[int] = (1, 3, 5, 10, 20, 50), temperature: float | None = 0.07) -> Probe:
+    """Cosine nearest neighbours, k chosen among ``ks``; ``temperature`` None gives plain votes."""
+    predict = partial(knn_predictions, temperature=temperature)
+    return Probe("knn", tuple(float(k) for k in ks), predict, predict)
+
+
+def evaluate(features: FeatureSet, probe: Probe, seed: int = 0) -> ProbeResult:
+    """Nested evaluation of frozen features over the splits of :func:`choose_splits`.
+
+    Pooling and parameter of an outer split are those of the best mean inner accuracy (ties: the earlier pooling, then
+    the earlier parameter). A test clip whose class has no training clip is wrong, with a note. The interval is
+    Student's over 3 splits or more (approximate: folds share training clips), else Wilson's over all test clips.
+
+    Raises:
+        DataError: the splits cannot be made (see the functions that make them), or a training part has one class.
+    """
+    splits = choose_splits(features, seed)
+    results = tuple(_evaluate_split(features, split, probe, seed) for split in splits)
+    accuracies = [result.accuracy for result in results]
+    num_test = sum(len(result.test_index) for result in results)
+    if len(results) >= 3:
+        low, high = t_interval(accuracies)
+        interval = f"95 % Student interval over {len(results)} splits"
+    else:
+        low, high = wilson_interval(sum(result.accuracy * len(result.test_index) for result in results), num_test)
+        interval = f"95 % Wilson interval over {num_test} test clips"
+    accuracy = float(np.mean(accuracies))
+    return ProbeResult(probe.name, accuracy, low, high, interval, results, _notes(features.labels, splits))
+
+
+def choose_splits(features: FeatureSet, seed: int = 0) -> list[Split]:
+    """The official folds or splits of a feature set, else 5 stratified ones.
+
+    Raises:
+        DataError: as the functions that make the splits; or a group is on both sides of an official split.
+    """
+    if features.folds is not None:
+        splits = splits_from_folds(features.folds)
+    elif features.splits is not None:
+        splits = splits_from_split(features.splits)
+    else:
+        return stratified_splits(features.labels, seed=seed, groups=features.groups)
+    if features.groups is not None:
+        groups = np.asarray(features.groups)
+        for split in splits:
+            both = set(groups[split.train_index]) & set(groups[split.test_index])
+            if both:
+                raise DataError(f"group '{min(both)}' is on both sides of split '{split.name}'; correct one of them")
+    return splits
+
+
+def splits_from_folds(fold_values: Sequence[str]) -> list[Split]:
+    """Leave one fold out, in the order of the folds' names, shorter names first (so 10 follows 9).
+
+    Raises:
+        DataError: fewer than 2 folds.
+    """
+    names = sorted(set(fold_values), key=lambda name: (len(name), name))
+    if len(names) < 2:
+        raise DataError(f"{len(names)} fold(s) found; leaving one out needs at least 2")
+    values = np.asarray(fold_values)
+    return [Split(name, np.flatnonzero(values != name), np.flatnonzero(values == name)) for name in names]
+
+
+def splits_from_split(split_values: Sequence[str]) -> list[Split]:
+    """The one official split. Validation clips join the training part, with a note: choices are made inside it anyway.
+
+    Raises:
+        DataError: a name that is none of train, validation and test (or a usual variant), or an empty part.
+    """
+    names = np.asarray([value.strip().lower() for value in split_values])
+    unknown = sorted(set(names) - {*_TRAIN, *_VALIDATION, *_TEST})
+    if unknown:
+        raise DataError(f"split '{unknown[0]}' is unknown; known are {', '.join(_TRAIN + _VALIDATION + _TEST)}")
+    validation, test = np.isin(names, _VALIDATION), np.isin(names, _TEST)
+    if test.all() or not test.any():
+        raise DataError(f"{int(test.sum())} of {len(names)} clips are test clips; both parts need at least 1")
+    note = f"{int(validation.sum())} validation clips count as training clips" if validation.any() else ""
+    return [Split("test", np.flatnonzero(~test), np.flatnonzero(test), note)]
+
+
+def stratified_splits(
+    labels: Sequence[str], num: int = 5, seed: int = 0, groups: Sequence[str] | None = None
+) -> list[Split]:
+    """``num`` splits whose test parts are disjoint, cover all clips and have nearly equal shares of every class.
+
+    Clips of one group stay together. A class of one clip is in one test part and then in no training part.
+
+    Raises:
+        DataError: ``num`` below 2 or above the number of clips (or groups).
+    """
+    units = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    num_units = len(np.unique(units))
+    if not 2 <= num <= num_units:
+        raise DataError(f"{num} splits of {num_units} clips or groups; ask for 2 to {num_units}, or add clips")
+    part = _deal(np.unique(np.asarray(labels), return_inverse=True)[1], units, num, seed)
+    return [Split(str(i), np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(num)]
+
+
+def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Split]:
+    """Splits of the training part of ``split``, as row numbers of ``features``; test rows are not looked at.
+
+    With official folds, each of the remaining ones is left out in turn (more than 10 are joined to 10); else, or when
+    one fold remains, 4 stratified parts that respect the groups.
+
+    Raises:
+        DataError: the training part is a single clip or group.
+    """
+    rows = split.train_index
+    labels = [features.labels[i] for i in rows]
+    units = None if features.groups is None else [features.groups[i] for i in rows]
+    limit = NUM_STRATIFIED_INNER
+    if features.folds is not None and len({features.folds[i] for i in rows}) > 1:
+        units, limit = [features.folds[i] for i in rows], MAX_INNER_FOLDS
+    num = min(limit, len(rows) if units is None else len(set(units)))
+    parts = stratified_splits(labels, num, seed, units)
+    return [Split(part.name, rows[part.train_index], rows[part.test_index]) for part in parts]
+
+
+def t_interval(accuracies: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of n >= 2 accuracies by Student's t with n - 1 degrees of freedom, cut to [0, 1]."""
+    degrees = len(accuracies) - 1
+    if degrees <= len(_T_QUANTILES):
+        quantile = _T_QUANTILES[degrees - 1]
+    else:  # Abramowitz and Stegun 26.7.5
+        quantile = _Z_QUANTILE + 2.37227 / degrees + 2.8225 / degrees**2 + 2.5556 / degrees**3
+    mean = float(np.mean(accuracies))
+    half = quantile * float(np.std(accuracies, ddof=1)) / math.sqrt(len(accuracies))
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def wilson_interval(num_right: float, num_total: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927)."""
+    share, z2 = num_right / num_total, _Z_QUANTILE**2 / num_total
+    centre = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, seed: int) -> SplitResult:
+    present = {features.labels[i] for i in split.train_index}
+    if len(present) < 2:
+        raise DataError(
+            f"the training part of split '{split.name}' has the single class '{min(present)}'; use other splits"
+        )
+    pooling, parameter, inner_accuracy = _choose(features, inner_splits(features, split, seed), probe)
+    predictions = _predictions(features, pooling, split, probe.predict, (parameter,))[0]
+    right = [predicted == features.labels[i] for predicted, i in zip(predictions, split.test_index, strict=True)]
+    return SplitResult(
+        name=split.name,
+        accuracy=sum(right) / len(right),
+        pooling=pooling,
+        parameter=parameter,
+        inner_accuracy=inner_accuracy,
+        num_train=len(split.train_index),
+        test_index=tuple(split.test_index.tolist()),
+        predictions=tuple(predictions.tolist()),
+    )
+
+
+def _choose(features: FeatureSet, inner: Sequence[Split], probe: Probe) -> tuple[str, float, float]:
+    """Pooling, parameter and mean inner accuracy of the best; inner splits that train on one class are left out."""
+    labels = np.asarray(features.labels)
+    usable = [split for split in inner if len(set(labels[split.train_index])) > 1]
+    if not usable:
+        raise DataError("every inner split trains on a single class; use other folds, or none")
+    best = ("", math.nan, -1.0)
+    for pooling in features.pooled:
+        accuracies = [
+            (_predictions(features, pooling, split, probe.select, probe.grid) == labels[split.test_index]).mean(axis=1)
+            for split in usable
+        ]
+        mean = np.mean(accuracies, axis=0)
+        if mean.max() > best[2]:
+            best = (pooling, probe.grid[int(mean.argmax())], float(mean.max()))
+    return best
+
+
+def _predictions(
+    features: FeatureSet, pooling: str, split: Split, predict: Predict, grid: Sequence[float]
+) -> NDArray[Any]:
+    """Predicted class names (len(grid), number of test rows)."""
+    rows = torch.as_tensor(features.pooled[pooling])
+    classes, coded = np.unique(np.asarray(features.labels)[split.train_index], return_inverse=True)
+    labels = torch.from_numpy(coded).to(rows.device)
+    predicted = predict(rows[split.train_index], labels, rows[split.test_index], grid)
+    return np.asarray(classes[predicted.cpu().numpy()])
+
+
+def _deal(labels: Indices, units: Indices, num: int, seed: int) -> Indices:
+    """Part of every row: units, large ones first, go one by one to the part that has least of their classes."""
+    rows_of = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
+    shuffled = [rows_of[i] for i in permutation(len(rows_of), seed, "stratified").tolist()]
+    totals = np.bincount(labels)
+    counts = np.zeros((num, len(totals)))
+    part = np.empty(len(labels), dtype=np.int64)
+    for rows in sorted(shuffled, key=len, reverse=True):
+        unit = np.bincount(labels[rows], minlength=len(totals))
+        target = np.lexsort((counts.sum(axis=1), counts @ (unit / totals)))[0]
+        counts[target] += unit
+        part[rows] = target
+    return part
+
+
+def _check_features(name: str, values: Tensor, num_clips: int) -> None:
+    if values.ndim != 2 or values.shape[0] != num_clips or values.shape[1] == 0:
+        raise DataError(f"features '{name}' have shape {tuple(values.shape)}; it must be ({num_clips}, columns)")
+    bad = (~torch.isfinite(values)).any(dim=1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise DataError(
+            f"features '{name}' hold NaN or infinity in {int(bad.sum())} clips, first {first}; leave them out"
+        )
+
+
+def _notes(labels: Sequence[str], splits: Sequence[Split]) -> tuple[str, ...]:
+    notes = [f"split '{split.name}': {split.note}" for split in splits if split.note]
+    for split in splits:
+        missing = {labels[i] for i in split.test_index} - {labels[i] for i in split.train_index}
+        if missing:
+            num = sum(labels[i] in missing for i in split.test_index)
+            notes.append(f"split '{split.name}': {num} test clips are of {len(missing)} classes without training clips")
+    return tuple(notes)

@@ -1,0 +1,226 @@
+"""Using a run: features, embeddings and codes of sounds. ``bridle.load`` gives a :class:`Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bridle import distributed
+from bridle.data.audio import AudioLoader
+from bridle.data.batch import Batch, Sample, collate, valid_steps
+from bridle.data.dataset import LoadedClip
+from bridle.data.manifest import Entry
+from bridle.data.quarantine import BadFile
+from bridle.errors import DataError, DecodeError, RunError
+from bridle.grid import PatchGrid, Subset
+from bridle.nn.patches import patchify
+from bridle.nn.pooling import Pooling, pool
+from bridle.run import Networks, RunConfig, RunFolder, model_fingerprint
+
+Sound = str | Path | Tensor
+"""A file, or a waveform (S,) mono at the model's sample rate, in [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Codes of one clip: ``codes`` (N, R) int64 in the order of ``grid``, which has N patches."""
+
+    codes: Tensor
+    grid: PatchGrid
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of a file and where it starts.
+
+    Attributes:
+        index: row of the entry it belongs to.
+        start_seconds: where it starts in the file.
+        inputs: (C, T, H, W) normalised.
+    """
+
+    index: int
+    start_seconds: float
+    inputs: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the encoder makes of a batch of windows.
+
+    Attributes:
+        windows: B of them.
+        patches: (B, N, D) features.
+        grid: N patches; those past a window's end mean nothing.
+        steps: (B,) valid time steps of each window, on the CPU.
+    """
+
+    windows: list[Window]
+    patches: Tensor
+    grid: PatchGrid
+    steps: Tensor
+
+
+class Model:
+    """A pretrained encoder with its front end and, where it has one, its tokenizer; in eval mode.
+
+    Args:
+        config: of the run.
+        networks: with their weights.
+        device: where to compute.
+    """
+
+    def __init__(self, config: RunConfig, networks: Networks, device: torch.device) -> None:
+        self.config = config
+        self.networks = networks.to(device).eval().requires_grad_(False)
+        self.device = device
+        self.loader = AudioLoader(config.audio)
+        self.fingerprint = model_fingerprint(config, networks.state_dict())
+
+    @property
+    def width(self) -> int:
+        """D, the width of the features."""
+        return self.config.encoder.width
+
+    def features(self, sound: Sound) -> Tensor:
+        """Features of every patch.
+
+        Args:
+            sound: a file or a waveform; longer ones than the model's crop are read in consecutive windows, joined in time.
+
+        Returns:
+            (time, frequency, D) float32 on the CPU.
+
+        Raises:
+            DecodeError: the file cannot be read.
+        """
+        parts = []
+        for encoded in self.encode(self._windows(sound)):
+            cut = encoded.patches.reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1)
+            parts += [row[:steps] for row, steps in zip(cut, encoded.steps.tolist(), strict=True)]
+        return torch.cat(parts).cpu()
+
+    def embed(self, sound: Sound, pooling: Pooling = "mean") -> Tensor:
+        """One vector for the whole sound: the mean of its features.
+
+        Args:
+            sound: a file or a waveform.
+            pooling: ``"mean"`` over all patches; ``"time"`` over time only, with the frequency axis kept.
+
+        Returns:
+            (D,) for ``"mean"``, (frequency * D,) for ``"time"``; float32 on the CPU.
+
+        Raises:
+            DecodeError: the file cannot be read.
+        """
+        features = self.features(sound)
+        steps, bands, _ = features.shape
+        return pool(features.flatten(0, 1)[None], PatchGrid(steps, bands), torch.tensor([steps]), pooling)[0]
+
+    def tokenize(self, sound: Sound) -> Codes:
+        """Codes of every patch; windows as for :meth:`features`.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            RunError: the run has no tokenizer.
+        """
+        parts = [codes for _, codes in self.encode_codes(self._windows(sound))]
+        bands = parts[0].grid.height
+        codes = torch.cat([part.codes for part in parts])
+        return Codes(codes, PatchGrid(len(codes) // bands, bands))
+
+    @torch.inference_mode()
+    def encode(self, windows: Iterable[Window], batch_size: int = 16) -> Iterator[Encoded]:
+        """Encode windows in batches, in their order. Padding inside a batch changes no number beyond rounding."""
+        for group, batch in self._batches(windows, batch_size):
+            patches = patchify(batch.inputs.to(self.device), self.config.encoder.patch)
+            steps = valid_steps(batch.lengths, self.config.encoder.patch[0])
+            every = Subset.every(patches.grid, steps).to(self.device)
+            yield Encoded(group, self.networks.encoder(patches, every).patches, patches.grid, steps)
+
+    @torch.inference_mode()
+    def encode_codes(self, windows: Iterable[Window], batch_size: int = 16) -> Iterator[tuple[Window, Codes]]:
+        """Codes of each window, its valid patches only.
+
+        Raises:
+            RunError: the run has no tokenizer.
+        """
+        tokenizer = self.networks.best_tokenizer
+        if tokenizer is None:
+            raise RunError("this run has no fitted tokenizer; pretrain with a cold or tokenizer phase to get codes")
+        for group, batch in self._batches(windows, batch_size):
+            patches = patchify(batch.inputs.to(self.device), self.config.encoder.patch)
+            steps = valid_steps(batch.lengths, self.config.encoder.patch[0])
+            every = Subset.every(patches.grid, steps).to(self.device)
+            codes = tokenizer.quantizer.encode(tokenizer.vectors(patches, every)).cpu()
+            per_step = patches.grid.patches_per_step
+            for window, row, count in zip(group, codes, steps.tolist(), strict=True):
+                yield window, Codes(row[: count * per_step], PatchGrid(count, patches.grid.height, patches.grid.width))
+
+    def windows(self, entries: Iterable[Entry], bad: list[BadFile]) -> Iterator[Window]:
+        """Windows of every entry in order; files that cannot be read are appended to ``bad`` and passed over."""
+        for index, entry in enumerate(entries):
+            try:
+                for clip in self.loader.windows(entry):
+                    yield Window(index, clip.start_seconds, clip.inputs)
+            except DecodeError as error:
+                bad.append(BadFile(entry.key, error.reason))
+            except OSError as error:
+                bad.append(BadFile(entry.key, error.strerror or str(error)))
+
+    def _windows(self, sound: Sound) -> list[Window]:
+        if isinstance(sound, Tensor):
+            clips: Iterable[LoadedClip] = self.loader.waveform_windows(_checked_waveform(sound))
+        else:
+            clips = self.loader.windows(Entry(key=str(sound), path=str(sound)))
+        return [Window(0, clip.start_seconds, clip.inputs) for clip in clips]
+
+    def _batches(self, windows: Iterable[Window], batch_size: int) -> Iterator[tuple[list[Window], Batch]]:
+        group: list[Window] = []
+        for window in windows:
+            group.append(window)
+            if len(group) == batch_size:
+                yield group, self._collate(group)
+                group = []
+        if group:
+            yield group, self._collate(group)
+
+    def _collate(self, group: list[Window]) -> Batch:
+        samples = [Sample(w.inputs, w.inputs.shape[1], 0, w.index, w.start_seconds) for w in group]
+        return collate(samples, self.config.encoder.patch)
+
+
+def _checked_waveform(waveform: Tensor) -> Tensor:
+    if waveform.ndim != 1 or not waveform.is_floating_point() or waveform.numel() == 0:
+        raise DataError(
+            f"a waveform must be a non-empty float tensor (samples,), not {tuple(waveform.shape)} {waveform.dtype}; "
+            "average the channels and scale to [-1, 1]"
+        )
+    if not bool(torch.isfinite(waveform).all()):
+        raise DataError("the waveform holds NaN or infinite samples; clean it first")
+    return waveform.detach().to("cpu", torch.float32)
+
+
+def load(run: str | Path, device: str | torch.device | None = None) -> Model:
+    """The model of a run folder, from its newest weights. Nothing is unpickled.
+
+    Args:
+        run: the folder given to ``pretrain --out``.
+        device: defaults to the GPU, else the CPU.
+
+    Raises:
+        RunError: there is no run, no weights yet, or they were written by another version.
+    """
+    folder = RunFolder(Path(run))
+    config = folder.read_config()
+    networks, _ = folder.read_networks(config)
+    return Model(config, networks, torch.device(device) if device else distributed.default_device())
+
+
+def random_model(config: RunConfig, device: torch.device | None = None) -> Model:
+    """The same model before any training: the baseline of every evaluation."""
+    return Model(config, Networks(config), device or distributed.default_device())

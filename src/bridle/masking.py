@@ -1,0 +1,157 @@
+"""Masks: which patches the encoder sees and which it must predict, as index tensors of one static count per batch.
+
+A clip's counts follow from its number of valid patches alone, and which patches they are from the clip's seed alone: never from the batch, the
+rank or the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bridle.errors import ConfigError
+from bridle.grid import PatchGrid, Subset
+from bridle.randomness import counter_uniform
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How to mask.
+
+    Attributes:
+        kind: ``random`` patches; whole ``time`` steps; whole ``frequency`` bands (rows of the height axis); ``block``: what stays
+            visible is a union of blocks (inverse block masking, EAT, arXiv 2401.03497).
+        mask_ratio: share of a clip's valid patches that is hidden, in (0, 1).
+        block: (time, height) size in patches of a visible block, for ``block``.
+        num_masks: masks drawn per clip; they share one tokenizer pass.
+        predict_ratio: share of the hidden patches that is predicted, in (0, 1].
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    kind: Literal["random", "time", "frequency", "block"] = "random"
+    mask_ratio: float = 0.8
+    block: tuple[int, int] = (5, 5)
+    num_masks: int = 1
+    predict_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.mask_ratio < 1.0:
+            raise ConfigError(f"masks.mask_ratio={self.mask_ratio} must lie between 0 and 1, both excluded")
+        if not 0.0 < self.predict_ratio <= 1.0:
+            raise ConfigError(f"masks.predict_ratio={self.predict_ratio} must lie in (0, 1]")
+        if self.num_masks < 1 or min(self.block) < 1:
+            raise ConfigError(f"masks.num_masks={self.num_masks} and masks.block={self.block} must be 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Visible and predicted patches of B * num_masks views; the views of one clip follow each other."""
+
+    visible: Subset
+    masked: Subset
+
+    def to(self, device: torch.device) -> Masks:
+        """The same masks on ``device``."""
+        return Masks(self.visible.to(device), self.masked.to(device))
+
+
+def num_masked(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden and predicted patches of a clip with ``valid_steps`` (B,) valid time steps: two int64 tensors of shape (B,).
+
+    At least one patch (time step, band) is hidden and one stays visible.
+    """
+    unit, units = torch.ones_like(valid_steps), valid_steps * grid.patches_per_step
+    if config.kind == "time":
+        unit, units = torch.full_like(valid_steps, grid.patches_per_step), valid_steps
+    elif config.kind == "frequency":
+        unit, units = valid_steps * grid.width, torch.full_like(valid_steps, grid.height)
+    hidden = torch.minimum((units * config.mask_ratio).round().long().clamp(min=1), (units - 1).clamp(min=0)) * unit
+    predicted = (hidden * config.predict_ratio).round().long().clamp(min=1)
+    return hidden, torch.minimum(predicted, hidden)
+
+
+def draw_masks(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: Tensor) -> Masks:
+    """Masks for a batch.
+
+    Args:
+        config: what kind and how many.
+        grid: the grid of the padded batch, N patches.
+        valid_steps: (B,) int64 valid time steps per clip, on the CPU.
+        seeds: (B,) int64 seed per clip, on the CPU.
+
+    Returns:
+        Index tensors (B * num_masks, V) and (B * num_masks, M), on the CPU. V + M = N when all clips are full and
+        ``predict_ratio`` is 1.
+    """
+    hidden, predicted = num_masked(config, grid, valid_steps)
+    step = torch.arange(grid.num_patches) // grid.patches_per_step
+    valid = step < valid_steps[:, None]
+    visible_count = valid.sum(1) - hidden
+    rows = []
+    for mask in range(config.num_masks):
+        priority = _priority(config, grid, valid_steps, seeds, mask, visible_count)
+        order = torch.where(valid, priority, torch.inf).argsort(dim=1, stable=True)
+        noise = counter_uniform(seeds, grid.num_patches, stream=3 * mask + 2)
+        rank = torch.arange(grid.num_patches)
+        is_hidden = (rank >= visible_count[:, None]) & (rank < (visible_count + hidden)[:, None])
+        hidden_order = torch.where(is_hidden, noise, torch.inf).argsort(dim=1, stable=True)
+        rows.append((order, order.gather(1, hidden_order)))
+    visible = torch.stack([row[0] for row in rows], 1).flatten(0, 1)
+    masked = torch.stack([row[1] for row in rows], 1).flatten(0, 1)
+    repeats = config.num_masks
+    return Masks(
+        _ragged(visible, visible_count.repeat_interleave(repeats)),
+        _ragged(masked, predicted.repeat_interleave(repeats)),
+    )
+
+
+def _ragged(order: Tensor, counts: Tensor) -> Subset:
+    longest = max(int(counts.max()), 1) if counts.numel() else 1
+    valid = torch.arange(longest) < counts[:, None]
+    indices = torch.where(valid, order[:, :longest], 0)
+    return Subset(indices, None if bool(valid.all()) else valid)
+
+
+def _priority(
+    config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: Tensor, mask: int, visible_count: Tensor
+) -> Tensor:
+    """(B, N): the patches of lowest priority number stay visible."""
+    noise = counter_uniform(seeds, grid.num_patches, stream=3 * mask)
+    time, height, width = grid.shape
+    if config.kind == "random":
+        return noise
+    if config.kind == "time":
+        per_step = torch.where(torch.arange(time) < valid_steps[:, None], noise[:, :time], 1.0)
+        return per_step.argsort(1).argsort(1).repeat_interleave(height * width, dim=1) + noise
+    if config.kind == "frequency":
+        per_band = noise[:, :height].argsort(1).argsort(1)
+        return per_band[:, None, :, None].expand(-1, time, height, width).flatten(1) + noise
+    first, count = _first_block(config, grid, valid_steps, seeds, mask, visible_count)
+    return torch.where(first == count, count + noise, first.to(torch.float64))
+
+
+def _first_block(
+    config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: Tensor, mask: int, visible_count: Tensor
+) -> tuple[Tensor, int]:
+    """(B, N) number of the first block, in the order drawn, that covers a patch, or the number of blocks, also returned.
+
+    Blocks lie inside the valid part.
+    """
+    time, height, width = grid.shape
+    area = min(config.block[0], time) * min(config.block[1], height) * width
+    count = 4 * -(-int(visible_count.max()) // area)
+    draws = counter_uniform(seeds, 2 * count, stream=3 * mask + 1)
+    tall = min(config.block[1], height)
+    long = torch.minimum(torch.tensor(config.block[0]), valid_steps)[:, None]
+    start = (draws[:, :count] * (valid_steps[:, None] - long + 1)).long()
+    low = (draws[:, count:] * (height - tall + 1)).long()
+    in_time = (torch.arange(time) >= start[..., None]) & (torch.arange(time) < (start + long)[..., None])
+    in_height = (torch.arange(height) >= low[..., None]) & (torch.arange(height) < (low + tall)[..., None])
+    number = torch.arange(count)[:, None, None]
+    first = torch.where(in_time[..., :, None] & in_height[..., None, :], number, count).amin(1)
+    return first[..., None].expand(-1, -1, -1, width).flatten(1), count

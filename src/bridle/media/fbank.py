@@ -1,0 +1,174 @@
+"""Log-mel filterbank with Kaldi's arithmetic, batched in torch, on any device and differentiable.
+
+Per frame: subtract the mean, pre-emphasise (0.97), Kaldi's "hanning" window, power spectrum, triangular filters in
+mel = 1127 ln(1 + f / 700), natural logarithm with the floor at float32's epsilon. Equal to kaldi_native_fbank with
+dither 0 and use_energy False to 2e-3, in recordings for all but 4 values in a million: where a band is all but empty
+beside a strong one, as beside a pure tone, the rounding of a float32 FFT shows (up to 0.04; kaldi_native_fbank is then
+as far from float64 as this is).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bridle.errors import ConfigError
+
+_PREEMPHASIS = 0.97
+_FLOOR = torch.finfo(torch.float32).eps
+# BLAS takes another path, with other rounding, for a few rows (measured: under 4); a short crop takes the long one's.
+_MIN_ROWS = 16
+
+
+@dataclass(frozen=True)
+class FbankConfig:
+    """Options of the filterbank, the rest is Kaldi's default.
+
+    Args:
+        sample_rate: Hz of the waveform.
+        num_mels: F, number of triangular bands.
+        frame_seconds: length of the window; cut to whole samples, the FFT is the next power of two.
+        hop_seconds: distance of frames; cut to whole samples.
+        low_hz: lower edge of the lowest band.
+        high_hz: upper edge of the highest band; 0 or less counts from Nyquist.
+        dither: standard deviation of white noise added to the waveform.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    sample_rate: int = 16000
+    num_mels: int = 128
+    frame_seconds: float = 0.025
+    hop_seconds: float = 0.010
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    dither: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "num_mels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not self.frame_samples >= 2:
+            raise ConfigError(
+                f"frame_seconds {self.frame_seconds} is under 2 samples at {self.sample_rate} Hz; use e.g. 0.025"
+            )
+        if not self.hop_samples >= 1:
+            raise ConfigError(
+                f"hop_seconds {self.hop_seconds} is under 1 sample at {self.sample_rate} Hz; use e.g. 0.010"
+            )
+        if not 0 <= self.low_hz < self.top_hz <= self.sample_rate / 2:
+            raise ConfigError(
+                f"bands from low_hz {self.low_hz} to high_hz {self.top_hz}; "
+                f"they must rise within 0 and {self.sample_rate / 2} Hz"
+            )
+        if not self.dither >= 0:
+            raise ConfigError(f"dither is {self.dither}; it must be 0 or more")
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples per frame."""
+        return int(self.sample_rate * self.frame_seconds + 1e-6)
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from frame to frame."""
+        return int(self.sample_rate * self.hop_seconds + 1e-6)
+
+    @property
+    def fft_samples(self) -> int:
+        """Length of the FFT: ``frame_samples`` rounded up to a power of two."""
+        return 1 << (self.frame_samples - 1).bit_length()
+
+    @property
+    def top_hz(self) -> float:
+        """Upper edge of the highest band in Hz."""
+        return self.high_hz if self.high_hz > 0 else self.sample_rate / 2 + self.high_hz
+
+
+def num_frames(num_samples: int, config: FbankConfig) -> int:
+    """T, the frames that lie wholly within ``num_samples`` (Kaldi's snip_edges); 0 when not one does."""
+    return max(0, 1 + (num_samples - config.frame_samples) // config.hop_samples)
+
+
+class Fbank(nn.Module):
+    """Waveform to log-mel energies. No parameters, nothing in the state dict, always float32.
+
+    A clip's result does not depend on the batch it is in, and the frames of a crop that starts at a multiple of the hop
+    are those of the whole (bit for bit on the CPUs tried, else to 1e-5).
+    """
+
+    window: Tensor
+    mels: Tensor
+
+    def __init__(self, config: FbankConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or FbankConfig()
+        self.register_buffer("window", _window(self.config), persistent=False)
+        self.register_buffer("mels", _mel_filters(self.config), persistent=False)
+
+    def forward(self, waveform: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Natural-log mel energies.
+
+        Args:
+            waveform: (..., S) with full scale [-1, 1].
+            generator: source of the dither, needed when ``config.dither > 0`` only.
+
+        Returns:
+            (..., T, F) float32, T = ``num_frames(S)``, which may be 0.
+
+        Raises:
+            ConfigError: dither without a generator.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self._log_mel(self._dithered(waveform.float(), generator))
+
+    def _dithered(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.config.dither == 0:
+            return waveform
+        if generator is None:
+            raise ConfigError(f"dither is {self.config.dither}; pass a generator to Fbank, or set dither to 0")
+        noise = torch.randn(waveform.shape, generator=generator, device=generator.device)
+        return waveform + self.config.dither * noise.to(waveform.device)
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
+        config = self.config
+        frames = num_frames(waveform.shape[-1], config)
+        if frames == 0:
+            return waveform.new_zeros((*waveform.shape[:-1], 0, config.num_mels))
+        framed = waveform.unfold(-1, config.frame_samples, config.hop_samples)
+        # The mean goes first: to pre-emphasise the waveform once and subtract the mean's share after saves 0.1 ms of a
+        # 5 s clip, and costs a factor 10 in precision on sounds with strong low frequencies.
+        framed = framed - framed.mean(dim=-1, keepdim=True)
+        # Kaldi treats a frame's first sample apart, but the window is 0 there, so the frame starts at its second.
+        steps = torch.sub(framed[..., 1:], framed[..., :-1], alpha=_PREEMPHASIS)
+        spectrum = torch.fft.rfft(steps * self.window, config.fft_samples)
+        power = spectrum.real.square() + spectrum.imag.square()
+        if frames < _MIN_ROWS:
+            power = nn.functional.pad(power, (0, 0, 0, _MIN_ROWS - frames))
+        energies: Tensor = (power @ self.mels)[..., :frames, :]
+        return energies.clamp(min=_FLOOR).log()
+
+
+def _window(config: FbankConfig) -> Tensor:
+    """Kaldi's "hanning" without its first value, which is 0: (frame_samples - 1,) float32."""
+    size = config.frame_samples
+    phase = 2 * math.pi / (size - 1) * torch.arange(1, size, dtype=torch.float64)
+    return (0.5 - 0.5 * torch.cos(phase)).float()
+
+
+def _mel_filters(config: FbankConfig) -> Tensor:
+    """Triangles of equal width in mel over the bins of the FFT, (fft_samples // 2 + 1, F); Kaldi leaves Nyquist out."""
+    low, high = (1127 * math.log1p(hz / 700) for hz in (config.low_hz, config.top_hz))
+    step = (high - low) / (config.num_mels + 1)
+    left = low + step * torch.arange(config.num_mels, dtype=torch.float64)
+    hz = torch.arange(config.fft_samples // 2 + 1, dtype=torch.float64) * (config.sample_rate / config.fft_samples)
+    position = (
+        1127 * torch.log1p(hz / 700)[:, None] - left
+    ) / step  # 0 at the left edge, 1 at the centre, 2 at the right
+    filters = torch.minimum(position, 2 - position).clamp(min=0)
+    filters[-1] = 0
+    return filters.float()

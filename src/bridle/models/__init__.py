@@ -1,0 +1,1 @@
+"""Networks: encoder, predictor, tokenizer, estimator and their heads."""

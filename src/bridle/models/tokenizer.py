@@ -1,0 +1,153 @@
+"""Tokenizers: from the patches of an unmasked clip to a stack of codes for each patch; and the estimator that trains one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bridle.errors import ConfigError
+from bridle.grid import PatchGrid, Subset
+from bridle.models.encoder import Encoder, EncoderConfig, key_mask
+from bridle.nn.block import Block, init_weights
+from bridle.nn.patches import Patches, normalise_patches
+from bridle.nn.positions import Axis, sine_cosine
+from bridle.quantize import QuantizerConfig, ResidualQuantizer
+from bridle.randomness import generator
+
+
+@dataclass(frozen=True)
+class ColdStartConfig:
+    """The random tokenizer that gives the first labels.
+
+    Attributes:
+        normalise: ``patch``: each patch to zero mean and unit variance before the projection; ``set``: the clip's own normalisation only.
+        seed: of the random projection.
+    """
+
+    normalise: Literal["patch", "set"] = "patch"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """Size of the estimator. ``heads`` must divide ``width``."""
+
+    width: int = 192
+    depth: int = 3
+    heads: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
+            raise ConfigError(
+                f"estimator.heads={self.heads} must divide estimator.width={self.width}, all sizes 1 or more"
+            )
+
+
+class CodeSource(Protocol):
+    """What an objective needs of a tokenizer."""
+
+    quantizer: ResidualQuantizer
+
+    def vectors(self, patches: Patches, subset: Subset) -> Tensor:
+        """The vectors that the quantizer codes: (B, N, C) for all N patches; those past a clip's end mean nothing."""
+
+    def vectors_at(self, patches: Patches, subset: Subset, indices: Tensor) -> Tensor:
+        """:meth:`vectors` at ``indices`` (B, m) only: (B, m, C)."""
+
+
+class RandomTokenizer(nn.Module):
+    """Cold start: a frozen random projection of the patches, without positions, and a quantizer fitted once.
+
+    The projection is orthogonal, so that distances between patches survive it as well as ``code_dim`` allows.
+
+    Args:
+        config: normalisation and seed.
+        patch_values: P.
+        quantizer: its quantizer; ``code_dim`` is the width of the projection.
+    """
+
+    projection: Tensor
+
+    def __init__(self, config: ColdStartConfig, patch_values: int, quantizer: QuantizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = (max(patch_values, quantizer.code_dim), min(patch_values, quantizer.code_dim))
+        noise = torch.randn(size, generator=generator(config.seed, "cold start"))
+        basis = torch.linalg.qr(noise).Q
+        self.register_buffer("projection", basis if patch_values >= quantizer.code_dim else basis.T.contiguous())
+        self.quantizer = ResidualQuantizer(quantizer)
+
+    def vectors(self, patches: Patches, subset: Subset) -> Tensor:
+        """(B, N, C): projection of every patch; ``subset`` plays no part, each patch is projected alone."""
+        return self._project(patches.values)
+
+    def vectors_at(self, patches: Patches, subset: Subset, indices: Tensor) -> Tensor:
+        """(B, m, C): projection of the patches at ``indices`` (B, m)."""
+        return self._project(Subset(indices, None).gather(patches.values))
+
+    def _project(self, values: Tensor) -> Tensor:
+        values = values.float()
+        with torch.autocast(values.device.type, enabled=False):
+            if self.config.normalise == "patch":
+                values = normalise_patches(values)
+            return values @ self.projection
+
+
+class Tokenizer(nn.Module):
+    """A ViT over all patches, then Linear, Tanh, Linear to ``code_dim``, then the quantizer (BEATs, arXiv 2212.09058).
+
+    Args:
+        encoder: size of its own ViT.
+        quantizer: its quantizer.
+    """
+
+    def __init__(self, encoder: EncoderConfig, quantizer: QuantizerConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(encoder)
+        self.neck = nn.Sequential(
+            nn.Linear(encoder.width, encoder.width), nn.Tanh(), nn.Linear(encoder.width, quantizer.code_dim)
+        )
+        init_weights(self.neck)
+        self.quantizer = ResidualQuantizer(quantizer)
+
+    def vectors(self, patches: Patches, subset: Subset) -> Tensor:
+        """(B, N, C) for all N patches; entries that ``subset`` marks as not valid mean nothing."""
+        return self.neck(self.encoder(patches, subset).patches).float()  # type: ignore[no-any-return]
+
+    def vectors_at(self, patches: Patches, subset: Subset, indices: Tensor) -> Tensor:
+        """(B, m, C) at ``indices`` (B, m)."""
+        features = self.encoder(patches, subset).patches
+        return self.neck(Subset(indices, None).gather(features)).float()  # type: ignore[no-any-return]
+
+
+class Estimator(nn.Module):
+    """From quantized vectors back to the encoder's features of the unmasked clip; trains the tokenizer only.
+
+    Args:
+        config: its size.
+        code_dim: C.
+        encoder_width: D of the features it estimates.
+        axes: the axes that have a position.
+    """
+
+    def __init__(self, config: EstimatorConfig, code_dim: int, encoder_width: int, axes: tuple[Axis, ...]) -> None:
+        super().__init__()
+        self.config = config
+        self.axes = axes
+        self.embed = nn.Linear(code_dim, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, 4.0) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, encoder_width)
+        init_weights(self)
+
+    def forward(self, vectors: Tensor, grid: PatchGrid, subset: Subset) -> Tensor:
+        """(B, N, C) quantized vectors of all patches -> (B, N, D) estimated features."""
+        x = self.embed(vectors)
+        x = x + sine_cosine(grid, self.config.width, self.axes, x.device).to(x.dtype)
+        allowed = key_mask(subset.valid)
+        for block in self.blocks:
+            x = block(x, allowed)
+        return self.out(self.norm(x))  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Layers: attention, blocks, positions, patches, pooling. They know no medium and no loss."""

@@ -1,0 +1,68 @@
+"""Multi-head attention, and the one place that chooses its implementation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bridle.errors import ConfigError
+
+PLAIN_MAX_KEYS = 320
+"""Longest row of keys for which plain softmax attention is used in bf16 on a CPU (``benchmarks/attention.py``)."""
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    """Softmax attention.
+
+    On a CPU in bf16 the fused kernel's backward is slow for short rows, so those take the plain product; everything else takes
+    torch's fused kernel.
+
+    Args:
+        query: (B, H, Q, d).
+        key: (B, H, S, d).
+        value: (B, H, S, d).
+        allowed: bool, broadcastable to (B, H, Q, S), True where a query may look; None for everywhere. Each query must
+            be allowed at least one key.
+
+    Returns:
+        (B, H, Q, d).
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= PLAIN_MAX_KEYS:
+        return _plain(query, key, value, allowed)
+    attended: Tensor = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    return attended
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1) @ value
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries over a context (the queries themselves for self-attention).
+
+    Args:
+        width: width D of queries and context.
+        heads: number of heads H; must divide ``width``.
+
+    Raises:
+        ConfigError: ``heads`` does not divide ``width``.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ConfigError(f"heads={heads} must divide width={width}; choose heads from the divisors of the width")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, allowed: Tensor | None) -> Tensor:
+        """Attend from ``x`` (B, Q, D) to ``context`` (B, S, D); ``allowed`` as in :func:`attend`. Returns (B, Q, D)."""
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(attend(query, key, value, allowed).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

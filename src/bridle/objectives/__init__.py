@@ -1,0 +1,1 @@
+"""Objectives: models and losses joined into the named losses of one training step."""

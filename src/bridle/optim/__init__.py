@@ -1,0 +1,1 @@
+"""Schedules as pure functions of the step, parameter groups and the optimiser."""

@@ -1,0 +1,57 @@
+"""The order in which encoder and tokenizer take turns, as data: ``"cold:40, tokenizer:10, encoder:40"``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from bridle.errors import ConfigError
+
+PhaseKind = Literal["cold", "encoder", "tokenizer", "joint", "patches"]
+_ITEM = re.compile(r"([a-z]+):([0-9]+(?:\.[0-9]+)?)(epochs|steps)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase.
+
+    Attributes:
+        kind: ``cold``: encoder on the codes of a random tokenizer; ``tokenizer``: tokenizer on the encoder's features; ``encoder``:
+            encoder on the tokenizer's codes; ``joint``: both at once; ``patches``: the masked-patch regression baseline.
+        length: how long.
+        unit: ``epochs`` or ``steps``.
+    """
+
+    kind: PhaseKind
+    length: float
+    unit: Literal["epochs", "steps"]
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Its length in steps, at least 1."""
+        return max(1, round(self.length * (steps_per_epoch if self.unit == "epochs" else 1)))
+
+
+def parse_phases(text: str) -> tuple[Phase, ...]:
+    """Read ``kind:length[epochs|steps]`` items separated by commas; epochs when no unit is given.
+
+    Raises:
+        ConfigError: an item that is not of this form, an unknown kind, a length of 0, an encoder phase before any tokenizer phase,
+            or regression mixed with phases that need codes of a trained encoder's tokenizer.
+    """
+    phases = []
+    for item in (part.strip() for part in text.split(",")):
+        match = _ITEM.fullmatch(item)
+        if match is None or match[1] not in get_args(PhaseKind) or float(match[2]) == 0:
+            raise ConfigError(
+                f"phases: cannot read {item!r}; write kind:length with kind of {', '.join(get_args(PhaseKind))} "
+                "and a length in epochs or steps, such as 'cold:40, tokenizer:10, encoder:400steps'"
+            )
+        unit = cast("Literal['epochs', 'steps']", match[3] or "epochs")
+        phases.append(Phase(cast("PhaseKind", match[1]), float(match[2]), unit))
+    kinds = [phase.kind for phase in phases]
+    if "encoder" in kinds and not {"tokenizer", "joint"} & set(kinds[: kinds.index("encoder")]):
+        raise ConfigError(
+            f"phases: an encoder phase needs a tokenizer or joint phase before it, in {text!r}; start with cold:N"
+        )
+    return tuple(phases)

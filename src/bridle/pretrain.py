@@ -1,0 +1,371 @@
+"""Pretraining from start to finish: data, networks, phases, checkpoints. The command ``bridle pretrain`` and :func:`pretrain` are this."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bridle import distributed
+from bridle.config import to_dict
+from bridle.data.audio import AudioLoader, estimate_normalisation
+from bridle.data.batch import Batch
+from bridle.data.dataset import ClipDataset, batch_loader
+from bridle.data.manifest import Manifest, read_manifest
+from bridle.data.quarantine import Quarantine
+from bridle.data.sampler import EpochOrder
+from bridle.errors import ConfigError, RunError
+from bridle.models.predictor import CodeHead, Predictor
+from bridle.objectives.base import Objective
+from bridle.objectives.masked import MaskedCodes, MaskedPatches
+from bridle.objectives.tokenizer import Joint, TokenizerDistillation
+from bridle.optim.groups import build_adamw
+from bridle.phases import Phase
+from bridle.randomness import derive_seed
+from bridle.run import Networks, RunConfig, RunFolder, load_weights, with_normalisation
+from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from bridle.train.loop import PhaseSpec, resolve_precision, train_phase
+from bridle.train.metrics import MetricsWriter
+from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
+
+PREPARE_BATCHES = 8
+"""Batches whose vectors start the codebooks."""
+
+
+class Reporter(Protocol):
+    """Who is told about progress; the command line draws it."""
+
+    def message(self, text: str) -> None:
+        """One line worth reading."""
+
+    def phase(self, name: str, number: int, total: int, steps: int, done: int) -> None:
+        """A phase begins at step ``done`` of ``steps``."""
+
+    def step(self, done: int) -> None:
+        """A step is done; cheap."""
+
+    def values(self, values: dict[str, float]) -> None:
+        """Newest logged values."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def message(self, text: str) -> None:
+        """Ignore."""
+
+    def phase(self, name: str, number: int, total: int, steps: int, done: int) -> None:
+        """Ignore."""
+
+    def step(self, done: int) -> None:
+        """Ignore."""
+
+    def values(self, values: dict[str, float]) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call of :func:`pretrain` ended.
+
+    Attributes:
+        finished: False when it was asked to stop; a checkpoint was written.
+        step: optimiser steps done since the run began.
+        num_bad_files: files in quarantine.
+        stop_signal: the signal that asked it to stop, else 0.
+    """
+
+    finished: bool
+    step: int
+    num_bad_files: int
+    stop_signal: int = 0
+
+
+def pretrain(
+    config: RunConfig,
+    sources: Sequence[str | Path],
+    out: Path,
+    *,
+    resume: bool = False,
+    device: torch.device | None = None,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Pretrain on the clips of ``sources`` and write the run folder ``out``.
+
+    Args:
+        config: usually from :mod:`bridle.recipes`.
+        sources: folders, manifests or tar shards.
+        out: run folder.
+        resume: continue the run in ``out`` from its newest whole checkpoint; start it when there is none.
+        device: defaults to this process's GPU, else the CPU.
+        reporter: told about progress.
+
+    Raises:
+        RunError: ``out`` holds a run and ``resume`` is False, or the run was made with other settings.
+        DataError: no clip can be read, or too many cannot.
+        TrainingError: the loss stays non-finite.
+    """
+    reporter = reporter if reporter is not None and distributed.rank() == 0 else Silent()
+    device = device or distributed.default_device()
+    folder = RunFolder(out)
+    _check_folder(folder, resume)
+    manifest = read_manifest([Path(source) for source in sources])
+    reporter.message(
+        f"{len(manifest.entries)} clips, {sum(e.duration_seconds for e in manifest.entries) / 60:.1f} minutes of sound"
+    )
+    config = _resolve(config, manifest, folder, device)
+    run = _Run(config, manifest, folder, device, reporter)
+    return run.execute()
+
+
+def _check_folder(folder: RunFolder, resume: bool) -> None:
+    if folder.exists() and not resume:
+        raise RunError(f"{folder.path} already holds a run; continue it with --resume or choose another --out")
+    if not folder.exists() and folder.path.exists() and any(folder.path.iterdir()):
+        raise RunError(f"{folder.path} exists, is not empty and is not a run; choose another --out")
+
+
+def _resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device) -> RunConfig:
+    """Fill in what depends on data and device, or take it from the run that is resumed; write it down."""
+    if folder.exists():
+        saved = folder.read_config()
+        _check_same(config, saved)
+        return saved
+    precision = resolve_precision(config.train.precision, device)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
+    if config.audio.mean is None or config.audio.std is None:
+        statistics = estimate_normalisation(manifest, config.audio, seed=config.seed)
+        config = with_normalisation(config, statistics.mean, statistics.std)
+    distributed.barrier()
+    if distributed.rank() == 0:
+        folder.write_config(config)
+    distributed.barrier()
+    return config
+
+
+def _check_same(config: RunConfig, saved: RunConfig) -> None:
+    for name, (asked, kept) in _differences(to_dict(config), to_dict(saved)).items():
+        if asked is None or (name == "train.precision" and asked == "auto"):
+            continue
+        raise ConfigError(f"the run to resume has {name}={kept}, not {asked}; leave the setting out or start a new run")
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, value in first.items():
+        if isinstance(value, dict):
+            found |= _differences(value, second.get(key) or {}, f"{where}{key}.")
+        elif value != second.get(key):
+            found[f"{where}{key}"] = (value, second.get(key))
+    return found
+
+
+def build_objective(phase: Phase, networks: Networks, config: RunConfig) -> Objective:
+    """The objective of a phase on the run's networks, with everything it does not train frozen."""
+    networks.requires_grad_(True)
+    encoder, predictor, masks = networks.encoder, networks.predictor, config.masks
+    if phase.kind == "patches":
+        assert networks.patch_head is not None
+        return MaskedPatches(encoder, predictor, networks.patch_head, masks)
+    if phase.kind == "tokenizer":
+        assert networks.tokenizer is not None
+        assert networks.estimator is not None
+        return TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
+    tokenizer = networks.cold if phase.kind == "cold" else networks.tokenizer
+    assert tokenizer is not None
+    assert networks.head is not None
+    codes = MaskedCodes(encoder, predictor, networks.head, tokenizer, masks, config.level_weights)
+    if phase.kind != "joint":
+        return codes
+    assert networks.tokenizer is not None
+    assert networks.estimator is not None
+    distillation = TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
+    return Joint(codes, distillation, config.joint_weight, config.joint_every)
+
+
+def renew_predictor(networks: Networks, config: RunConfig, phase_index: int) -> None:
+    """New codes mean new labels: a fresh head, and a fresh predictor when the configuration says so."""
+    device = next(networks.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "renew", phase_index))
+        if config.fresh_predictor:
+            networks.predictor = Predictor(config.predictor, config.encoder.width, config.encoder.axes).to(device)
+        networks.head = CodeHead(
+            config.predictor.width, config.quantizer.num_codebooks, config.quantizer.codebook_size
+        ).to(device)
+
+
+class _Run:
+    """One call of :func:`pretrain`: the state that lives as long as the call, and the watcher of its loop."""
+
+    def __init__(
+        self, config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device, reporter: Reporter
+    ) -> None:
+        self.config, self.folder, self.device, self.reporter = config, folder, device, reporter
+        loader = AudioLoader(config.audio)
+        self.dataset = ClipDataset(manifest, loader, config.seed)
+        self.order = EpochOrder(
+            self.dataset.lengths(),
+            batch_size=config.train.batch_size,
+            crop_length=loader.crop_frames,
+            patch_length=config.encoder.patch[0],
+            seed=config.seed,
+        )
+        self.quarantine = Quarantine(
+            folder.quarantine if distributed.rank() == 0 else None,
+            manifest.num_files,
+            config.train.max_bad_fraction,
+            config.train.max_bad_in_a_row,
+            known=manifest.bad,
+        )
+        self.networks = Networks(config).to(device)
+        self.stop = _StopFlag()
+        self.phase_index = 0
+        self.steps_before = 0
+        self.last_step = 0
+        self.writer: MetricsWriter | None = None
+
+    def execute(self) -> Outcome:
+        """Run every phase that is left."""
+        checkpoint = self._restore()
+        phases = self.config.plan
+        lengths = [phase.total_steps(self.order.steps_per_epoch) for phase in phases]
+        first_phase = int(checkpoint.state["phase"]) if checkpoint else 0
+        finished, done = True, 0
+        if distributed.rank() == 0:
+            self.writer = MetricsWriter(self.folder.path, checkpoint.step if checkpoint else None)
+        with self.stop.installed():
+            for index in range(first_phase, len(phases)):
+                start = int(checkpoint.state["phase_step"]) if checkpoint and index == first_phase else 0
+                self.phase_index, self.steps_before = index, sum(lengths[:index])
+                done = self.steps_before + start
+                if start < lengths[index]:
+                    finished = self._run_phase(
+                        phases[index], lengths[: index + 1], start, checkpoint if start else None
+                    )
+                    done = self.last_step
+                if not finished:
+                    break
+        if self.writer:
+            self.writer.close()
+        return Outcome(finished, done, len(self.quarantine), self.stop.signal)
+
+    def _run_phase(self, phase: Phase, lengths: list[int], start: int, checkpoint: Checkpoint | None) -> bool:
+        optim = self.config.tokenizer_optim if phase.kind == "tokenizer" else self.config.encoder_optim
+        if start == 0 and self.phase_index > 0 and phase.kind in ("encoder", "joint"):
+            renew_predictor(self.networks, self.config, self.phase_index)
+        objective = build_objective(phase, self.networks, self.config)
+        first_epoch = sum(-(-length // self.order.steps_per_epoch) for length in lengths[:-1])
+        if objective.unprepared():
+            self.reporter.message(f"{phase.kind}: codebooks start by k-means")
+            seed = derive_seed(self.config.seed, "codebooks", self.phase_index)
+            objective.prepare(self._batches(first_epoch, 0, PREPARE_BATCHES), seed)
+        optimizer = build_adamw(objective, optim)
+        self.objective = objective
+        if checkpoint is not None:
+            unpack_optimizer(optimizer, objective.named_parameters(), checkpoint.optimizer)
+            unpack_rng(checkpoint.optimizer)
+        name = f"{self.phase_index + 1}-{phase.kind}"
+        self.reporter.phase(name, self.phase_index + 1, len(self.config.plan), lengths[-1], start)
+        self.phase_name = name
+        batches = self._from_step(first_epoch, lengths[-1])
+        return train_phase(
+            PhaseSpec(name, lengths[-1], optim), objective, optimizer, batches, self, self.config.train, start
+        )
+
+    def _from_step(self, first_epoch: int, total_steps: int) -> Callable[[int], Iterator[Batch]]:
+        return lambda step: iter(self._batches(first_epoch, step, total_steps - step))
+
+    def _batches(self, first_epoch: int, start_step: int, num_steps: int) -> Iterator[Batch]:
+        return iter(
+            batch_loader(
+                self.dataset,
+                self.order,
+                start_step=first_epoch * self.order.steps_per_epoch + start_step,
+                num_steps=num_steps,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                num_workers=self.config.train.num_workers,
+                patch=self.config.encoder.patch,
+            )
+        )
+
+    def _restore(self) -> Checkpoint | None:
+        path = latest_checkpoint(self.folder.path)
+        if path is None:
+            return None
+        checkpoint = load_checkpoint(path)
+        load_weights(self.networks, checkpoint.weights, path)
+        self.reporter.message(f"resuming after step {checkpoint.step}")
+        return checkpoint
+
+    # What the loop tells its watcher.
+
+    def step_done(self, step: int, batch: Batch) -> None:
+        """Count bad files, move the progress bar."""
+        self.last_step = self.steps_before + step
+        self.quarantine.add(batch.bad)
+        if len(batch):
+            self.quarantine.ok(len(batch))
+        self.reporter.step(step)
+
+    def log(self, step: int, values: dict[str, Tensor | float]) -> None:
+        """Write one line of metrics."""
+        if self.writer is not None:
+            self.writer.write(self.steps_before + step, self.phase_name, values)
+            self.writer.flush()
+        self.reporter.values({name: float(value) for name, value in values.items()})
+
+    def checkpoint(self, step: int, optimizer: Optimizer) -> None:
+        """Write a checkpoint; all ranks wait for it."""
+        if distributed.rank() == 0:
+            save_checkpoint(
+                self.folder.path,
+                self.steps_before + step,
+                weights=self.networks.state_dict(),
+                optimizer={**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()},
+                state={"phase": self.phase_index, "phase_step": step, "phases": self.config.phases},
+                keep=self.config.train.keep_checkpoints,
+            )
+        distributed.barrier()
+
+    def should_stop(self, step: int) -> bool:
+        """True once any rank got a signal; ranks talk about it only when a line is logged."""
+        if distributed.is_active() and step % self.config.train.log_every:
+            return False
+        return distributed.any_rank(self.stop.signal != 0, self.device)
+
+
+class _StopFlag:
+    """Remembers SIGTERM and SIGINT; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle the signals inside the context; does nothing outside the main thread."""
+        try:
+            before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
+        if self.signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number

@@ -1,0 +1,27 @@
+"""Recipes: functions that return a whole configuration. A recipe's docstring says what it is for and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bridle.errors import ConfigError
+from bridle.recipes.audio import audio_base, audio_small
+from bridle.recipes.debug import audio_debug
+from bridle.run import RunConfig
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "audio-debug": audio_debug,
+    "audio-small": audio_small,
+    "audio-base": audio_base,
+}
+
+
+def recipe(name: str) -> RunConfig:
+    """The configuration of a recipe.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe '{name}'; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()

@@ -1,0 +1,55 @@
+"""Recipes for sound."""
+
+from __future__ import annotations
+
+from bridle.data.audio import AudioConfig
+from bridle.masking import MaskConfig
+from bridle.models.encoder import SIZES, EncoderConfig
+from bridle.models.predictor import PredictorConfig
+from bridle.models.tokenizer import EstimatorConfig
+from bridle.optim.groups import OptimConfig
+from bridle.quantize import QuantizerConfig
+from bridle.run import RunConfig
+from bridle.train.loop import TrainConfig
+
+
+def audio_small() -> RunConfig:
+    """A few thousand clips of a few seconds on a laptop: half an hour on 2 cores.
+
+    Command: ``bridle pretrain audio-small --data FOLDER --out runs/small``.
+    """
+    return RunConfig(
+        recipe="audio-small",
+        phases="cold:30, tokenizer:10, encoder:60",
+        audio=AudioConfig(crop_seconds=5.0),
+        encoder=EncoderConfig(width=192, depth=6, heads=3),
+        predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
+        masks=MaskConfig(mask_ratio=0.8, predict_ratio=0.5),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256),
+        estimator=EstimatorConfig(width=192, depth=3, heads=3),
+        encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
+        tokenizer_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
+        train=TrainConfig(batch_size=64),
+    )
+
+
+def audio_base() -> RunConfig:
+    """The paper's scale: AudioSet-2M, ViT-B, 10 s clips, global batch 1024 over as many processes as there are.
+
+    Command: ``torchrun --nproc-per-node 8 -m bridle pretrain audio-base --data AUDIOSET --out runs/base``. The published scripts
+    used 64 GPUs. Not run at this scale by us.
+    """
+    width, depth, heads = SIZES["base"]
+    return RunConfig(
+        recipe="audio-base",
+        phases="cold:140, tokenizer:31, encoder:140",
+        audio=AudioConfig(crop_seconds=10.24, mean=-4.4446, std=3.3216, cache_gigabytes=0.0),
+        encoder=EncoderConfig(width=width, depth=depth, heads=heads),
+        predictor=PredictorConfig(kind="full", width=512, depth=16, heads=16, window=4),
+        masks=MaskConfig(mask_ratio=0.8),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256),
+        estimator=EstimatorConfig(width=768, depth=3, heads=12),
+        encoder_optim=OptimConfig(lr=5e-4, weight_decay=1e-4, warmup_ratio=10 / 140),
+        tokenizer_optim=OptimConfig(lr=2e-4, weight_decay=1e-4, warmup_ratio=2 / 31),
+        train=TrainConfig(batch_size=1024, num_workers=8, checkpoint_every=1000),
+    )

@@ -1,0 +1,1 @@
+"""The training loop, checkpoints and metrics; knows the objective protocol, never a method."""

@@ -1,0 +1,260 @@
+"""The training loop: one phase, one step, and when periodic things are due. It knows objectives, never a method.
+
+A step reads as: count, forward, backward, clip, step, update. Nothing in it waits for the device; values are read when they are logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from bridle import distributed
+from bridle.data.batch import Batch
+from bridle.errors import ConfigError, TrainingError
+from bridle.objectives.base import Objective, StepOutput
+from bridle.optim.groups import OptimConfig, clip_gradients
+from bridle.optim.schedule import warmup_cosine
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything about the machinery and nothing about the method.
+
+    Attributes:
+        batch_size: clips of full crop length in a global batch; a batch of shorter clips holds more of them.
+        accumulate: micro-batches that a process cuts its share of a batch into; changes memory, not the result.
+        precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the device has bf16 arithmetic.
+        num_workers: loader processes; 0 loads in the training process.
+        log_every: steps from one logged line to the next.
+        checkpoint_every: steps from one checkpoint to the next; one is also written at the end of each phase.
+        keep_checkpoints: newest checkpoints that are kept.
+        max_bad_fraction: share of unreadable files above which the run stops.
+        max_bad_in_a_row: unreadable files in a row that stop the run.
+        max_skipped_in_a_row: steps in a row with non-finite gradients that stop the run.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    batch_size: int = 64
+    accumulate: int = 1
+    precision: Precision = "auto"
+    num_workers: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    max_bad_fraction: float = 0.01
+    max_bad_in_a_row: int = 100
+    max_skipped_in_a_row: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be 1 or more")
+        if self.num_workers < 0:
+            raise ConfigError(f"train.num_workers={self.num_workers} must be 0 or more")
+        if not 0.0 <= self.max_bad_fraction <= 1.0:
+            raise ConfigError(f"train.max_bad_fraction={self.max_bad_fraction} must lie between 0 and 1")
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """``auto`` becomes ``bf16`` where the device computes in bf16, else ``fp32``; other values stay."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 else "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpec:
+    """One phase as the loop sees it: its name, its length in steps, and its optimiser's settings."""
+
+    name: str
+    total_steps: int
+    optim: OptimConfig
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step leaves behind, all on the device: means over items, gradient norm, whether the step was skipped."""
+
+    values: dict[str, Tensor]
+    skipped: Tensor
+
+
+class Watcher(Protocol):
+    """What the loop tells the outside. All steps count within the phase, from 1 after the first step."""
+
+    def step_done(self, step: int, batch: Batch) -> None:
+        """After every step; cheap. May raise to stop the run."""
+
+    def log(self, step: int, values: dict[str, Tensor | float]) -> None:
+        """Every ``log_every`` steps, with values that are still on the device."""
+
+    def checkpoint(self, step: int, optimizer: Optimizer) -> None:
+        """When a checkpoint is due."""
+
+    def should_stop(self, step: int) -> bool:
+        """True to write a checkpoint now and leave."""
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """The one rule for periodic actions: every ``every`` steps and at the last one."""
+    return step % every == 0 or step == last
+
+
+def train_phase(
+    spec: PhaseSpec,
+    objective: Objective,
+    optimizer: Optimizer,
+    batches: Callable[[int], Iterable[Batch]],
+    watcher: Watcher,
+    config: TrainConfig,
+    start_step: int = 0,
+) -> bool:
+    """Run a phase from ``start_step`` to its end.
+
+    Args:
+        spec: name, length, optimiser settings.
+        objective: its codebooks prepared.
+        optimizer: of this phase, its state restored when ``start_step`` is not 0.
+        batches: gives this rank's batches from a step on.
+        watcher: told about steps, values and checkpoints.
+        config: precision, accumulation and periods.
+        start_step: steps of the phase already done.
+
+    Returns:
+        True when the phase was finished, False when the watcher asked to stop.
+
+    Raises:
+        TrainingError: ``max_skipped_in_a_row`` steps in a row had non-finite gradients.
+    """
+    device = next(objective.parameters()).device
+    model = _wrap(objective)
+    objective.train()
+    skipped_in_a_row = torch.zeros((), device=device)
+    stream = iter(batches(start_step))
+    for step in range(start_step, spec.total_steps):
+        batch = next(stream)
+        _set_lr(optimizer, spec, step)
+        result = train_step(model, objective, optimizer, batch.to(device), step, spec.optim.clip_norm, config)
+        skipped_in_a_row = (skipped_in_a_row + 1) * result.skipped
+        done = step + 1
+        watcher.step_done(done, batch)
+        stop = watcher.should_stop(done)
+        if is_due(done, config.log_every, spec.total_steps) or stop:
+            _check_skipped(skipped_in_a_row, done, config)
+            values: dict[str, Tensor | float] = {
+                **result.values,
+                **objective.health(),
+                "lr": optimizer.param_groups[0]["lr"],
+            }
+            watcher.log(done, values)
+        if is_due(done, config.checkpoint_every, spec.total_steps) or stop:
+            watcher.checkpoint(done, optimizer)
+        if stop and done < spec.total_steps:
+            return False
+    return True
+
+
+def train_step(
+    model: nn.Module,
+    objective: Objective,
+    optimizer: Optimizer,
+    batch: Batch,
+    step: int,
+    clip_norm: float,
+    config: TrainConfig,
+) -> StepResult:
+    """One optimiser step on this rank's share of a global batch.
+
+    Losses are sums; they are divided by the number of items on all ranks, so the result does not depend on how the batch was
+    divided. A non-finite gradient norm skips the step on the device: weights and optimiser state stay as they were.
+    """
+    device = batch.inputs.device
+    micro = batch.split(config.accumulate)
+    counts = _global_counts(objective, micro, step)
+    weights = objective.weights()
+    optimizer.zero_grad(set_to_none=True)
+    outputs = []
+    for index, part in enumerate(micro):
+        with _sync_gradients(model, index == len(micro) - 1), _autocast(config, device):
+            output: StepOutput = model(part, step)
+            total = sum((weights[name] / counts[name]) * loss for name, loss in output.losses.items())
+            (total * distributed.world_size()).backward()  # type: ignore[union-attr]
+        outputs.append(output)
+    norm = clip_gradients([p for p in objective.parameters() if p.grad is not None], clip_norm)
+    skipped = (~torch.isfinite(norm)).to(torch.float32)
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    optimizer.step()
+    objective.update(_add([output.statistics for output in outputs]))
+    sums = _add([{**output.losses, **output.metrics} for output in outputs])
+    return StepResult(_means(sums, counts) | {"gradient_norm": norm.detach(), "skipped": skipped}, skipped)
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def _wrap(objective: Objective) -> nn.Module:
+    if not distributed.is_active():
+        return objective
+    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=objective.varying)
+
+
+def _set_lr(optimizer: Optimizer, spec: PhaseSpec, step: int) -> None:
+    warmup = round(spec.optim.warmup_ratio * spec.total_steps)
+    lr = warmup_cosine(step, total_steps=spec.total_steps, warmup_steps=warmup, peak=spec.optim.lr)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _global_counts(objective: Objective, micro: list[Batch], step: int) -> dict[str, float | Tensor]:
+    local: dict[str, float] = {}
+    for part in micro:
+        for name, count in objective.counts(part, step).items():
+            local[name] = local.get(name, 0.0) + count
+    if not distributed.is_active():
+        return {name: max(count, 1.0) for name, count in local.items()}
+    device = micro[0].inputs.device
+    packed = torch.tensor(list(local.values()), dtype=torch.float32, device=device)
+    return dict(zip(local, distributed.all_reduce_sum(packed).clamp(min=1.0).unbind(), strict=True))
+
+
+def _means(sums: dict[str, Tensor], counts: dict[str, float | Tensor]) -> dict[str, Tensor]:
+    packed = torch.stack([value.detach().float() for value in sums.values()])
+    packed = distributed.all_reduce_sum(packed)
+    return {name: value / counts[name] for name, value in zip(sums, packed.unbind(), strict=True)}
+
+
+def _add(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    total = dict(parts[0])
+    for part in parts[1:]:
+        for name, value in part.items():
+            total[name] = total[name] + value
+    return total
+
+
+def _sync_gradients(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Gradients of all but the last micro-batch stay on their rank."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+
+
+def _check_skipped(skipped_in_a_row: Tensor, step: int, config: TrainConfig) -> None:
+    count = int(skipped_in_a_row)
+    if count >= config.max_skipped_in_a_row:
+        raise TrainingError(
+            f"{count} steps in a row up to step {step} had non-finite gradients (limit train.max_skipped_in_a_row="
+            f"{config.max_skipped_in_a_row}); lower the learning rate or set train.precision=fp32, then --resume"
+        )

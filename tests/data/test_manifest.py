@@ -1,0 +1,284 @@
+import csv
+import pickle
+import shutil
+import string
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridle.data.manifest import Entry, read_manifest
+from bridle.errors import DataError
+
+
+def write_wav(path, seconds=0.2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.sin(np.arange(int(16000 * seconds)) / 10).astype(np.float32) * 0.1, 16000)
+    return path
+
+
+def keys(manifest):
+    return [entry.key for entry in manifest.entries]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, seconds in [("b.wav", 0.2), ("a/z.flac", 0.3), ("a/y.WAV", 0.4), ("c/d/e.ogg", 0.5)]:
+        write_wav(tmp_path / "set" / name, seconds)
+    return tmp_path / "set"
+
+
+class TestFolder:
+    def test_sorted_keys_paths_and_durations(self, folder):
+        manifest = read_manifest(folder)
+        assert keys(manifest) == ["a/y.WAV", "a/z.flac", "b.wav", "c/d/e.ogg"]
+        assert [round(e.duration_seconds, 6) for e in manifest.entries] == [0.4, 0.3, 0.2, 0.5]
+        assert [e.path for e in manifest.entries] == [str(folder / key) for key in keys(manifest)]
+        assert manifest.entries[0].open() == str(folder / "a/y.WAV")
+        assert (len(manifest), manifest.num_files, manifest.bad, manifest.columns) == (4, 4, (), {})
+
+    def test_other_and_hidden_files_are_passed_over(self, folder):
+        (folder / "notes.txt").write_text("hello")
+        (folder / "noext").write_text("hello")
+        for name in (".hidden.wav", "._b.wav", ".git/x.wav", "a/.cache/x.wav"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"junk")
+        manifest = read_manifest(folder)
+        assert len(manifest) == 4
+        assert manifest.bad == ()
+
+    def test_unreadable_sounds_are_bad(self, folder):
+        (folder / "a/empty.wav").touch()
+        (folder / "a/text.flac").write_text("not sound")
+        (folder / "z.wav").symlink_to(folder / "nowhere.wav")
+        manifest = read_manifest(folder)
+        assert len(manifest) == 4
+        assert [file.key for file in manifest.bad] == ["a/empty.wav", "a/text.flac", "z.wav"]
+        assert all(file.reason for file in manifest.bad)
+        assert manifest.num_files == 7
+
+    def test_links_to_folders_are_followed_once_and_loops_end(self, folder, tmp_path):
+        write_wav(tmp_path / "elsewhere" / "far.wav")
+        (folder / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+        (folder / "a" / "up").symlink_to(folder)
+        (folder / "zz").symlink_to(folder / "c")
+        assert keys(read_manifest(folder)) == ["a/y.WAV", "a/z.flac", "b.wav", "c/d/e.ogg", "link/far.wav"]
+
+    def test_without_probe_durations_are_unknown(self, folder):
+        (folder / "broken.wav").write_bytes(b"junk")
+        manifest = read_manifest(folder, probe=False)
+        assert len(manifest) == 5
+        assert {entry.duration_seconds for entry in manifest.entries} == {0.0}
+
+    def test_number_of_threads_changes_nothing(self, folder):
+        (folder / "broken.wav").write_bytes(b"junk")
+        assert read_manifest(folder, num_threads=1) == read_manifest(folder, num_threads=7)
+
+    def test_nothing_found(self, tmp_path):
+        with pytest.raises(DataError, match=r"no readable sound file in .*looked for .*\.flac"):
+            read_manifest(tmp_path)
+        (tmp_path / "x.wav").touch()
+        with pytest.raises(DataError, match=r"1 unreadable, first x\.wav \("):
+            read_manifest(tmp_path)
+
+    def test_missing_and_unknown_sources(self, tmp_path):
+        with pytest.raises(DataError, match=r"nowhere does not exist; give"):
+            read_manifest(tmp_path / "nowhere")
+        (tmp_path / "a.txt").touch()
+        with pytest.raises(DataError, match=r"a\.txt is no known kind of source"):
+            read_manifest(tmp_path / "a.txt")
+        with pytest.raises(DataError, match="empty list"):
+            read_manifest([])
+
+
+class TestSeveral:
+    def test_keys_begin_with_the_source(self, folder, tmp_path):
+        other = tmp_path / "other"
+        write_wav(other / "b.wav")
+        manifest = read_manifest([folder, str(other), other / "b.wav"])
+        assert keys(manifest)[:3] == [f"{folder}/a/y.WAV", f"{folder}/a/z.flac", f"{folder}/b.wav"]
+        assert keys(manifest)[-2:] == [f"{other}/b.wav", f"{other}/b.wav"], "one file twice is two clips"
+
+    def test_columns_are_joined(self, folder, tmp_path):
+        for name, header in (("m.csv", "path,label,duration_seconds"), ("n.csv", "path,fold,duration_seconds")):
+            (folder / name).write_text(f"{header}\nb.wav,7,0.2\n")
+        manifest = read_manifest([folder / "m.csv", folder / "a", folder / "n.csv"])
+        assert manifest.columns["label"] == ["7", "", "", ""]
+        assert manifest.columns["fold"] == ["", "", "", "7"]
+        assert keys(manifest)[0] == f"{folder}/b.wav"
+
+    def test_glob(self, folder):
+        assert keys(read_manifest(folder / "a" / "*.flac")) == ["z.flac"]
+        assert keys(read_manifest(f"{folder}/*/*.*")) == [f"{folder}/a/y.WAV", f"{folder}/a/z.flac"]
+        with pytest.raises(DataError, match="no readable sound file"):
+            read_manifest(f"{folder}/*.mp3")
+
+    def test_single_file(self, folder):
+        assert keys(read_manifest(folder / "b.wav")) == ["b.wav"]
+
+
+class TestTable:
+    def test_columns_paths_and_trusted_durations(self, folder):
+        text = 'label,file,duration_seconds,note\n3,b.wav,12.5,"a, ""b"""\n4,a/z.flac,,\n\n,,,\n'
+        (folder / "meta.csv").write_text(text, encoding="utf-8-sig")
+        manifest = read_manifest(folder / "meta.csv")
+        assert keys(manifest) == ["b.wav", "a/z.flac"]
+        assert manifest.columns == {"label": ["3", "4"], "duration_seconds": ["12.5", ""], "note": ['a, "b"', ""]}
+        assert [round(e.duration_seconds, 6) for e in manifest.entries] == [12.5, 0.3], (
+            "the column is trusted, not probed"
+        )
+
+    @pytest.mark.parametrize("place", ["", "audio/", "../", "../audio/"])
+    def test_relative_paths_are_found_around_the_table(self, tmp_path, place):
+        table = tmp_path / "set" / "meta" / "esc.csv"
+        wav = write_wav(table.parent / place / "1-100.wav")
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text("filename,fold\n1-100.wav,1\n")
+        (entry,) = read_manifest(table).entries
+        assert entry.key == "1-100.wav"
+        assert wav.samefile(entry.path)
+
+    def test_absolute_paths(self, folder, tmp_path):
+        (tmp_path / "m.csv").write_text(f"path\n{folder / 'b.wav'}\n")
+        assert keys(read_manifest(tmp_path / "m.csv")) == [str(folder / "b.wav")]
+
+    def test_bad_rows_leave_the_columns_aligned(self, folder):
+        (folder / "a/broken.wav").write_bytes(b"junk")
+        rows = ["path,label", "nowhere.wav,0", "b.wav,1", "a/broken.wav,2", ",3", "a/z.flac,4"]
+        (folder / "m.csv").write_text("\n".join(rows))
+        manifest = read_manifest(folder / "m.csv")
+        assert keys(manifest) == ["b.wav", "a/z.flac"]
+        assert manifest.columns["label"] == ["1", "4"]
+        reasons = {file.key: file.reason for file in manifest.bad}
+        assert reasons["nowhere.wav"] == "missing"
+        assert reasons[f"{folder / 'm.csv'} line 5"] == "empty path"
+        assert "a/broken.wav" in reasons
+
+    def test_path_column(self, folder):
+        (folder / "m.csv").write_text("path,clip_name\na/z.flac,b.wav\n")
+        assert keys(read_manifest(folder / "m.csv")) == ["a/z.flac"]
+        assert keys(read_manifest(folder / "m.csv", path_column="clip_name")) == ["b.wav"]
+        with pytest.raises(
+            DataError, match=r"no column 'clipname'; its columns are path, clip_name; did you mean 'clip_name'"
+        ):
+            read_manifest(folder / "m.csv", path_column="clipname")
+        (folder / "m.csv").write_text("sound,label\nb.wav,1\n")
+        with pytest.raises(DataError, match=r"none of the path columns path, file, .* its columns are sound, label"):
+            read_manifest(folder / "m.csv")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is empty"),
+            (b"path\n\xff\xfe.wav\n", "UTF-8"),
+            (b'path\n"open.wav\n', "not a UTF-8 comma-separated table"),
+            (b"path,label\nb.wav,1,2\n", "line 2 has 3 cells for 2 columns"),
+            (b"path,duration_seconds\nb.wav,long\n", "line 2: duration_seconds is 'long'"),
+            (b"path,duration_seconds\nb.wav,-1\n", "duration_seconds is '-1'"),
+            (b"path,duration_seconds\nb.wav,nan\n", "duration_seconds is 'nan'"),
+        ],
+    )
+    def test_malformed_tables(self, folder, content, message):
+        (folder / "m.csv").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_manifest(folder / "m.csv")
+
+    def test_parquet(self, folder):
+        columns = {
+            "label": [1, None],
+            "path": ["b.wav", "a/z.flac"],
+            "duration_seconds": pa.array([1.5, None], pa.float32()),
+            "raw": [b"\x00", b"\x01"],
+            "vector": [[1.0], [2.0]],
+        }
+        pq.write_table(pa.table(columns), folder / "m.parquet")
+        manifest = read_manifest(folder / "m.parquet")
+        assert keys(manifest) == ["b.wav", "a/z.flac"]
+        assert manifest.columns == {"label": ["1", ""], "duration_seconds": ["1.5", ""]}
+        assert [round(e.duration_seconds, 6) for e in manifest.entries] == [1.5, 0.3]
+        (folder / "m.parquet").write_bytes(b"junk")
+        with pytest.raises(DataError, match="not a readable parquet table"):
+            read_manifest(folder / "m.parquet")
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+NAMES = st.text(string.ascii_letters + " ,'\"éß日本🎵;&%", min_size=1, max_size=12).map(lambda s: f"x{s}.wav")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(NAMES, CELLS, CELLS, st.integers(0, 2)), min_size=1, max_size=8))
+def test_any_csv_that_a_writer_writes_is_read_back(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("csv")
+    for name, *_ in rows:
+        (folder / name).touch()
+    with (folder / "m.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["first", "path", "second", "duration_seconds"])
+        for name, first, second, blank_lines in rows:
+            writer.writerow([first, name, second, "1.0"])
+            stream.write("\r\n" * blank_lines)
+    manifest = read_manifest(folder / "m.csv")
+    assert keys(manifest) == [name for name, *_ in rows]
+    assert manifest.columns["first"] == [row[1] for row in rows]
+    assert manifest.columns["second"] == [row[2] for row in rows]
+    shutil.rmtree(folder)
+
+
+class TestTar:
+    @pytest.fixture
+    def tar(self, folder, tmp_path):
+        path = tmp_path / "shards" / "s-0.tar"
+        path.parent.mkdir()
+        shutil.make_archive(str(path.with_suffix("")), "tar", folder)
+        return path
+
+    def test_members_are_the_files(self, folder, tar):
+        manifest = read_manifest(tar)
+        plain = {entry.key: entry for entry in read_manifest(folder).entries}
+        assert sorted(keys(manifest)) == sorted(f"s-0.tar/{key}" for key in plain)
+        for entry in manifest.entries:
+            twin = plain[entry.key.removeprefix("s-0.tar/")]
+            assert entry.duration_seconds == twin.duration_seconds
+            with entry.opened() as window:
+                assert window.read() == (folder / twin.key).read_bytes()
+
+    def test_folders_hold_shards_and_files(self, folder, tar):
+        shutil.copy(tar, tar.with_name("s-1.tar"))
+        write_wav(tar.with_name("r.wav"))
+        found = keys(read_manifest(tar.parent))
+        assert found[0] == "r.wav"
+        assert [key.split("/")[0] for key in found[1:]] == ["s-0.tar"] * 4 + ["s-1.tar"] * 4
+        assert len(read_manifest(f"{tar.parent}/s-*.tar")) == 8
+
+    def test_unsafe_members_and_broken_shards_are_bad(self, tar, folder):
+        import tarfile
+
+        with tarfile.open(tar, "a") as archive:
+            archive.add(folder / "b.wav", "../b.wav", filter=lambda info: info)
+        tar.with_name("t.tar").write_bytes(b"junk" * 1000)
+        manifest = read_manifest(tar.parent)
+        assert len(manifest) == 4
+        assert [(f.key, f.reason[:12]) for f in manifest.bad] == [
+            ("s-0.tar/../b.wav", "unsafe path "),
+            ("t.tar", "not a whole "),
+        ]
+        with pytest.raises(DataError, match=r"1 unreadable, first t\.tar"):
+            read_manifest(tar.with_name("t.tar"))
+
+
+def test_entries_survive_pickling():
+    entry = Entry("k", "/p.tar", 512, 10, 1.5)
+    assert pickle.loads(pickle.dumps(entry)) == entry
+
+
+def test_real_table(real_data):
+    manifest = read_manifest(real_data / "esc10" / "meta.csv")
+    assert len(manifest) == 400
+    assert manifest.bad == ()
+    assert set(manifest.columns["fold"]) == set("12345")
+    assert sum(entry.duration_seconds for entry in manifest.entries) == pytest.approx(400 * 5, rel=0.01)
