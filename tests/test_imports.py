@@ -18,9 +18,9 @@ NEVER_AT_IMPORT = ("av", "faiss", "matplotlib", "sklearn", "tensorboard", "torch
 BASE = {"errors", "grid", "randomness", "distributed", "config", "files"}
 MODELS = BASE | {"nn", "quantize", "models"}
 TRAINING = MODELS | {"media", "data", "masking", "losses", "optim", "phases", "objectives", "train"}
-RUNS = TRAINING | {"run", "inference"}
+RUNS = TRAINING | {"run", "networks", "inference"}
 WORK = RUNS | {"synthetic", "eval", "recipes", "pretrain"}
-COMMANDS = WORK | {"commands", "demo", "doctor"}
+COMMANDS = WORK | {"commands", "demo", "doctor", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     **dict.fromkeys(("media", "nn", "masking", "losses", "optim", "quantize", "phases", "synthetic"), BASE),
@@ -29,11 +29,12 @@ ALLOWED: dict[str, set[str]] = {
     "objectives": MODELS | {"losses", "masking", "data.batch"},
     "train": BASE | {"optim", "data.batch", "objectives.base"},
     "run": TRAINING,
-    "inference": TRAINING | {"run"},
+    "networks": TRAINING | {"run"},
+    "inference": TRAINING | {"run", "networks"},
     "eval": RUNS,
     "recipes": RUNS,
     "pretrain": RUNS | {"recipes"},
-    **dict.fromkeys(("commands", "demo", "doctor"), COMMANDS),
+    **dict.fromkeys(("commands", "demo", "doctor", "summary", "tables"), COMMANDS),
     "cli": COMMANDS,
     "__main__": {"cli"},
     "__init__": WORK,
@@ -83,16 +84,12 @@ def arrows(source: Path) -> Iterator[tuple[str, int, str]]:
 def layer_violations(source: Path) -> list[str]:
     """One line for each unit without a row in the table and for each import that the table does not allow."""
     strangers = sorted({module.split(".")[0] for module in module_files(source)} - ALLOWED.keys())
-    found = [
-        f"bridle.{unit} has no row: add it to ALLOWED in {Path(__file__).name} and to the docs" for unit in strangers
-    ]
+    found = [f"bridle.{unit} has no row: add it to ALLOWED in {Path(__file__).name} and to the docs" for unit in strangers]
     for module, line, target in arrows(source):
         unit = module.split(".")[0]
         covers = (target == name or target.startswith(f"{name}.") for name in {*ALLOWED.get(unit, ()), unit})
         if unit in ALLOWED and not any(covers):
-            found.append(
-                f"bridle.{module} line {line} imports bridle.{target}; {unit} may import {sorted(ALLOWED[unit])}"
-            )
+            found.append(f"bridle.{module} line {line} imports bridle.{target}; {unit} may import {sorted(ALLOWED[unit])}")
     return found
 
 

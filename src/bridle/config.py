@@ -115,9 +115,7 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(value) != len(arguments):
         raise ConfigError(f"{where} has {len(value)} values; it must have {len(arguments)}")
-    return tuple(
-        _convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(arguments, value, strict=True))
-    )
+    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(arguments, value, strict=True)))
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:

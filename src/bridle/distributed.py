@@ -17,7 +17,7 @@ def is_active() -> bool:
 
 
 def rank() -> int:
-    """This process's rank, 0 without a process group."""
+    """The rank of this process, 0 without a process group."""
     return dist.get_rank() if is_active() else 0
 
 
@@ -82,7 +82,7 @@ def process_group() -> Iterator[None]:
 
 
 def default_device() -> torch.device:
-    """This process's GPU where there is one, else the CPU."""
+    """The GPU of this process where there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")

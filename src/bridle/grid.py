@@ -27,9 +27,7 @@ class PatchGrid:
 
     def __post_init__(self) -> None:
         if min(self.time, self.height, self.width) < 1:
-            raise ConfigError(
-                f"PatchGrid{self.shape} has an axis with less than 1 patch; use a longer clip or smaller patches"
-            )
+            raise ConfigError(f"PatchGrid{self.shape} has an axis with less than 1 patch; use a longer clip or smaller patches")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -65,11 +63,17 @@ class Subset:
     valid: Tensor | None
 
     def gather(self, patches: Tensor) -> Tensor:
-        """Rows of ``patches`` (b, N, X) at the indices: (B, V, X). B may be a multiple of b: masks of one clip follow each other."""
+        """Rows of ``patches`` (b, N, X) at the indices: (B, V, X). B may be a multiple of b: a clip's masks are neighbours."""
         if self.indices is None:
             return patches
-        index = self.indices.reshape(patches.shape[0], -1, 1).expand(-1, -1, patches.shape[-1])
+        index = self.per_clip(patches.shape[0])[..., None].expand(-1, -1, patches.shape[-1])
         return patches.gather(1, index).reshape(*self.indices.shape, patches.shape[-1])
+
+    def per_clip(self, num_clips: int) -> Tensor:
+        """The indices (B, V) with all rows of a clip in one: (num_clips, B / num_clips * V)."""
+        assert self.indices is not None
+        rows, count = self.indices.shape
+        return self.indices.reshape(num_clips, rows // max(num_clips, 1) * count if rows else count)
 
     def to(self, device: torch.device) -> Subset:
         """The same subset on ``device``."""
@@ -79,7 +83,7 @@ class Subset:
     @staticmethod
     def every(grid: PatchGrid, valid_steps: Tensor) -> Subset:
         """All patches; those past a clip's ``valid_steps`` (B,) are marked as not valid. ``valid_steps`` lies on the CPU."""
-        if int(valid_steps.min()) >= grid.time:
+        if bool((valid_steps >= grid.time).all()):
             return Subset(None, None)
         step = torch.arange(grid.num_patches) // grid.patches_per_step
         return Subset(None, step[None, :] < valid_steps[:, None])

@@ -17,9 +17,10 @@ from bridle.data.manifest import Entry
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, DecodeError, RunError
 from bridle.grid import PatchGrid, Subset
+from bridle.networks import Networks, model_fingerprint, read_networks
 from bridle.nn.patches import patchify
 from bridle.nn.pooling import Pooling, pool
-from bridle.run import Networks, RunConfig, RunFolder, model_fingerprint
+from bridle.run import RunConfig, RunFolder
 
 Sound = str | Path | Tensor
 """A file, or a waveform (S,) mono at the model's sample rate, in [-1, 1]."""
@@ -217,8 +218,7 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
     """
     folder = RunFolder(Path(run))
     config = folder.read_config()
-    networks, _ = folder.read_networks(config)
-    return Model(config, networks, torch.device(device) if device else distributed.default_device())
+    return Model(config, read_networks(folder, config), torch.device(device) if device else distributed.default_device())
 
 
 def random_model(config: RunConfig, device: torch.device | None = None) -> Model:

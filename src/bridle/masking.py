@@ -1,7 +1,7 @@
 """Masks: which patches the encoder sees and which it must predict, as index tensors of one static count per batch.
 
-A clip's counts follow from its number of valid patches alone, and which patches they are from the clip's seed alone: never from the batch, the
-rank or the device.
+A clip's counts follow from its number of valid patches alone, and which patches they are from the clip's seed alone:
+never from the batch, the rank or the device.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class MaskConfig:
     """How to mask.
 
     Attributes:
-        kind: ``random`` patches; whole ``time`` steps; whole ``frequency`` bands (rows of the height axis); ``block``: what stays
-            visible is a union of blocks (inverse block masking, EAT, arXiv 2401.03497).
+        kind: ``random`` patches; whole ``time`` steps; whole ``frequency`` bands (rows of the height axis);
+            ``block``: what stays visible is a union of blocks (inverse block masking, EAT, arXiv 2401.03497).
         mask_ratio: share of a clip's valid patches that is hidden, in (0, 1).
         block: (time, height) size in patches of a visible block, for ``block``.
         num_masks: masks drawn per clip; they share one tokenizer pass.
@@ -88,6 +88,9 @@ def draw_masks(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: 
         Index tensors (B * num_masks, V) and (B * num_masks, M), on the CPU. V + M = N when all clips are full and
         ``predict_ratio`` is 1.
     """
+    if len(seeds) == 0:
+        none = Subset(torch.zeros(0, 1, dtype=torch.int64), None)
+        return Masks(none, none)
     hidden, predicted = num_masked(config, grid, valid_steps)
     step = torch.arange(grid.num_patches) // grid.patches_per_step
     valid = step < valid_steps[:, None]
@@ -111,7 +114,7 @@ def draw_masks(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: 
 
 
 def _ragged(order: Tensor, counts: Tensor) -> Subset:
-    longest = max(int(counts.max()), 1) if counts.numel() else 1
+    longest = max(int(counts.max()), 1)
     valid = torch.arange(longest) < counts[:, None]
     indices = torch.where(valid, order[:, :longest], 0)
     return Subset(indices, None if bool(valid.all()) else valid)
@@ -143,15 +146,16 @@ def _first_block(
     Blocks lie inside the valid part.
     """
     time, height, width = grid.shape
-    area = min(config.block[0], time) * min(config.block[1], height) * width
-    count = 4 * -(-int(visible_count.max()) // area)
-    draws = counter_uniform(seeds, 2 * count, stream=3 * mask + 1)
     tall = min(config.block[1], height)
     long = torch.minimum(torch.tensor(config.block[0]), valid_steps)[:, None]
-    start = (draws[:, :count] * (valid_steps[:, None] - long + 1)).long()
-    low = (draws[:, count:] * (height - tall + 1)).long()
+    own_count = 4 * -(-visible_count[:, None] // (long * tall * width))
+    count = int(own_count.max())
+    draws = counter_uniform(seeds, 2 * count, stream=3 * mask + 1)
+    start = (draws[:, 0::2] * (valid_steps[:, None] - long + 1)).long()
+    low = (draws[:, 1::2] * (height - tall + 1)).long()
     in_time = (torch.arange(time) >= start[..., None]) & (torch.arange(time) < (start + long)[..., None])
     in_height = (torch.arange(height) >= low[..., None]) & (torch.arange(height) < (low + tall)[..., None])
-    number = torch.arange(count)[:, None, None]
-    first = torch.where(in_time[..., :, None] & in_height[..., None, :], number, count).amin(1)
+    number = torch.arange(count)
+    in_block = in_time[..., :, None] & in_height[..., None, :] & (number < own_count)[..., None, None]
+    first = torch.where(in_block, number[:, None, None], count).amin(1)
     return first[..., None].expand(-1, -1, -1, width).flatten(1), count

@@ -17,8 +17,8 @@ class Phase:
     """One phase.
 
     Attributes:
-        kind: ``cold``: encoder on the codes of a random tokenizer; ``tokenizer``: tokenizer on the encoder's features; ``encoder``:
-            encoder on the tokenizer's codes; ``joint``: both at once; ``patches``: the masked-patch regression baseline.
+        kind: ``cold``: encoder on the codes of a random tokenizer; ``tokenizer``: tokenizer on the encoder's features;
+            ``encoder``: encoder on the tokenizer's codes; ``joint``: both at once; ``patches``: masked-patch regression.
         length: how long.
         unit: ``epochs`` or ``steps``.
     """
@@ -36,8 +36,8 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
     """Read ``kind:length[epochs|steps]`` items separated by commas; epochs when no unit is given.
 
     Raises:
-        ConfigError: an item that is not of this form, an unknown kind, a length of 0, an encoder phase before any tokenizer phase,
-            or regression mixed with phases that need codes of a trained encoder's tokenizer.
+        ConfigError: an item that is not of this form, an unknown kind, a length of 0, or an encoder phase before any
+            tokenizer phase.
     """
     phases = []
     for item in (part.strip() for part in text.split(",")):

@@ -1,4 +1,4 @@
-"""Pretraining from start to finish: data, networks, phases, checkpoints. The command ``bridle pretrain`` and :func:`pretrain` are this."""
+"""Pretraining from start to finish: data, networks, phases, checkpoints."""
 
 from __future__ import annotations
 
@@ -24,14 +24,11 @@ from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.quarantine import Quarantine
 from bridle.data.sampler import EpochOrder
 from bridle.errors import ConfigError, RunError
-from bridle.models.predictor import CodeHead, Predictor
-from bridle.objectives.base import Objective
-from bridle.objectives.masked import MaskedCodes, MaskedPatches
-from bridle.objectives.tokenizer import Joint, TokenizerDistillation
+from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew_predictor
 from bridle.optim.groups import build_adamw
 from bridle.phases import Phase
 from bridle.randomness import derive_seed
-from bridle.run import Networks, RunConfig, RunFolder, load_weights, with_normalisation
+from bridle.run import RunConfig, RunFolder, with_normalisation
 from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from bridle.train.loop import PhaseSpec, resolve_precision, train_phase
 from bridle.train.metrics import MetricsWriter
@@ -169,41 +166,6 @@ def _differences(first: dict[str, Any], second: dict[str, Any], where: str = "")
     return found
 
 
-def build_objective(phase: Phase, networks: Networks, config: RunConfig) -> Objective:
-    """The objective of a phase on the run's networks, with everything it does not train frozen."""
-    networks.requires_grad_(True)
-    encoder, predictor, masks = networks.encoder, networks.predictor, config.masks
-    if phase.kind == "patches":
-        assert networks.patch_head is not None
-        return MaskedPatches(encoder, predictor, networks.patch_head, masks)
-    if phase.kind == "tokenizer":
-        assert networks.tokenizer is not None
-        assert networks.estimator is not None
-        return TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
-    tokenizer = networks.cold if phase.kind == "cold" else networks.tokenizer
-    assert tokenizer is not None
-    assert networks.head is not None
-    codes = MaskedCodes(encoder, predictor, networks.head, tokenizer, masks, config.level_weights)
-    if phase.kind != "joint":
-        return codes
-    assert networks.tokenizer is not None
-    assert networks.estimator is not None
-    distillation = TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
-    return Joint(codes, distillation, config.joint_weight, config.joint_every)
-
-
-def renew_predictor(networks: Networks, config: RunConfig, phase_index: int) -> None:
-    """New codes mean new labels: a fresh head, and a fresh predictor when the configuration says so."""
-    device = next(networks.parameters()).device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "renew", phase_index))
-        if config.fresh_predictor:
-            networks.predictor = Predictor(config.predictor, config.encoder.width, config.encoder.axes).to(device)
-        networks.head = CodeHead(
-            config.predictor.width, config.quantizer.num_codebooks, config.quantizer.codebook_size
-        ).to(device)
-
-
 class _Run:
     """One call of :func:`pretrain`: the state that lives as long as the call, and the watcher of its loop."""
 
@@ -249,9 +211,7 @@ class _Run:
                 self.phase_index, self.steps_before = index, sum(lengths[:index])
                 done = self.steps_before + start
                 if start < lengths[index]:
-                    finished = self._run_phase(
-                        phases[index], lengths[: index + 1], start, checkpoint if start else None
-                    )
+                    finished = self._run_phase(phases[index], lengths[: index + 1], start, checkpoint if start else None)
                     done = self.last_step
                 if not finished:
                     break
@@ -278,9 +238,7 @@ class _Run:
         self.reporter.phase(name, self.phase_index + 1, len(self.config.plan), lengths[-1], start)
         self.phase_name = name
         batches = self._from_step(first_epoch, lengths[-1])
-        return train_phase(
-            PhaseSpec(name, lengths[-1], optim), objective, optimizer, batches, self, self.config.train, start
-        )
+        return train_phase(PhaseSpec(name, lengths[-1], optim), objective, optimizer, batches, self, self.config.train, start)
 
     def _from_step(self, first_epoch: int, total_steps: int) -> Callable[[int], Iterator[Batch]]:
         return lambda step: iter(self._batches(first_epoch, step, total_steps - step))
@@ -335,6 +293,7 @@ class _Run:
                 optimizer={**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()},
                 state={"phase": self.phase_index, "phase_step": step, "phases": self.config.phases},
                 keep=self.config.train.keep_checkpoints,
+                metadata={"fingerprint": model_fingerprint(self.config, self.networks.state_dict())},
             )
         distributed.barrier()
 

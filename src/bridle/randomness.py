@@ -36,9 +36,7 @@ def counter_uniform(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
         (B, count) float64 on the device of ``seeds``.
     """
     counter = torch.arange(1, count + 1, device=seeds.device, dtype=torch.int64)
-    state = _mix(seeds.to(torch.int64) ^ _mix(torch.full_like(seeds, stream)))[:, None] + counter * _signed(
-        0x9E3779B97F4A7C15
-    )
+    state = _mix(seeds.to(torch.int64) ^ _mix(torch.full_like(seeds, stream)))[:, None] + counter * _signed(0x9E3779B97F4A7C15)
     return _shift_right(_mix(state), 11).to(torch.float64) * 2.0**-53
 
 

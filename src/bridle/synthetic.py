@@ -21,9 +21,7 @@ from bridle.errors import ConfigError
 from bridle.randomness import derive_seed
 
 Wave: TypeAlias = NDArray[np.float64]
-_Voice: TypeAlias = Callable[
-    [np.random.Generator, int, int], Wave
-]  # (generator, num_samples, sample_rate) -> (num_samples,)
+_Voice: TypeAlias = Callable[[np.random.Generator, int, int], Wave]  # (generator, num_samples, sample_rate) -> (num_samples,)
 
 _SAMPLE_RATES, _RATE_RATIOS = (16000, 22050, 44100), (0.5, 0.3, 0.2)
 _FORMATS, _FORMAT_RATIOS = ("wav", "flac", "ogg"), (0.3, 0.3, 0.4)
@@ -43,7 +41,7 @@ def write_sound_set(folder: Path, *, num_clips: int = 400, seed: int = 0, num_fo
     Raises:
         ConfigError: ``num_clips`` or ``num_folds`` is less than 1.
     """
-    import soundfile  # noqa: PLC0415
+    import soundfile
 
     if num_clips < 1 or num_folds < 1:
         raise ConfigError(f"num_clips is {num_clips} and num_folds is {num_folds}; both must be at least 1")

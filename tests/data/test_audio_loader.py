@@ -137,9 +137,7 @@ def test_the_cache_spares_decoding_and_keeps_to_its_bound(tmp_path):
 
 
 def test_equal_keys_of_two_files_do_not_meet_in_the_cache(tmp_path):
-    entries = [
-        Entry("x.wav", str(write_noise(tmp_path / f"{i}.wav", 0.5, seed=i)), duration_seconds=0.5) for i in (0, 1)
-    ]
+    entries = [Entry("x.wav", str(write_noise(tmp_path / f"{i}.wav", 0.5, seed=i)), duration_seconds=0.5) for i in (0, 1)]
     loader = AudioLoader(PLAIN)
     first, second = (loader.load(entry, generator(0)).inputs for entry in entries)
     assert not torch.equal(first, second)

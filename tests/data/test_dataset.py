@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 from itertools import pairwise
@@ -95,9 +96,7 @@ def test_epochs_follow_each_other_and_hold_every_clip_once():
         assert [batch.indices.tolist() for batch in part] == order.batches(epoch)
         assert sorted(torch.cat([batch.indices for batch in part]).tolist()) == list(range(23))
         assert all(
-            int(s) == derive_seed(0, "sample", epoch, int(i))
-            for b in part
-            for s, i in zip(b.seeds, b.indices, strict=True)
+            int(s) == derive_seed(0, "sample", epoch, int(i)) for b in part for s, i in zip(b.seeds, b.indices, strict=True)
         )
 
 
@@ -159,16 +158,36 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_dead_worker_is_named():
-    with pytest.raises(DataError, match=r"a data worker died .*num_workers \(now 2\)"):
-        batches(dataset(clip0="kill", clip7="kill"), num_workers=2, num_steps=20)
+@pytest.mark.parametrize("faults", [{"clip0": "kill"}, {"clip0": "kill", "clip7": "kill"}])
+def test_a_dead_worker_is_named(faults):
+    with pytest.raises(DataError, match=r"a data worker died .*lower num_workers"):
+        batches(dataset(**faults), num_workers=2, num_steps=20)
 
 
-def test_an_error_of_the_program_is_not_hidden(monkeypatch):
+def test_a_worker_that_dies_while_the_program_is_elsewhere_is_named():
     data = dataset()
-    monkeypatch.setattr(data.loader, "load", lambda entry, generator: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        batches(data)
+    order = EpochOrder(data.lengths(), 3, 20, PATCH[0], seed=5)
+    settings = {"rank": 0, "world_size": 1, "num_workers": 1, "patch": PATCH}
+    stream = iter(batch_loader(data, order, start_step=0, num_steps=10_000, **settings))
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    with pytest.raises(DataError, match="a data worker died"):
+        os.kill(worker.pid, signal.SIGKILL)
+        for _ in range(10_000):
+            next(stream)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", [ZeroDivisionError, RuntimeError, EOFError])
+def test_an_error_of_the_program_is_not_hidden(monkeypatch, workers, error):
+    data = dataset()
+
+    def load(entry, generator):
+        raise error("a mistake in the loader")
+
+    monkeypatch.setattr(data.loader, "load", load)
+    with pytest.raises(error, match="a mistake in the loader"):
+        batches(data, num_workers=workers)
 
 
 def test_the_loader_can_be_iterated_again():

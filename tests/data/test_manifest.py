@@ -129,9 +129,7 @@ class TestTable:
         manifest = read_manifest(folder / "meta.csv")
         assert keys(manifest) == ["b.wav", "a/z.flac"]
         assert manifest.columns == {"label": ["3", "4"], "duration_seconds": ["12.5", ""], "note": ['a, "b"', ""]}
-        assert [round(e.duration_seconds, 6) for e in manifest.entries] == [12.5, 0.3], (
-            "the column is trusted, not probed"
-        )
+        assert [round(e.duration_seconds, 6) for e in manifest.entries] == [12.5, 0.3], "the column is trusted, not probed"
 
     @pytest.mark.parametrize("place", ["", "audio/", "../", "../audio/"])
     def test_relative_paths_are_found_around_the_table(self, tmp_path, place):
@@ -163,9 +161,7 @@ class TestTable:
         (folder / "m.csv").write_text("path,clip_name\na/z.flac,b.wav\n")
         assert keys(read_manifest(folder / "m.csv")) == ["a/z.flac"]
         assert keys(read_manifest(folder / "m.csv", path_column="clip_name")) == ["b.wav"]
-        with pytest.raises(
-            DataError, match=r"no column 'clipname'; its columns are path, clip_name; did you mean 'clip_name'"
-        ):
+        with pytest.raises(DataError, match=r"no column 'clipname'; its columns are path, clip_name; did you mean 'clip_name'"):
             read_manifest(folder / "m.csv", path_column="clipname")
         (folder / "m.csv").write_text("sound,label\nb.wav,1\n")
         with pytest.raises(DataError, match=r"none of the path columns path, file, .* its columns are sound, label"):

@@ -153,9 +153,7 @@ def test_bag_of_codes_equals_a_loop_and_has_unit_levels():
     assert bag.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "function", [bag_of_codes, lambda codes, size: code_report(codes, torch.zeros(len(codes)), size)]
-)
+@pytest.mark.parametrize("function", [bag_of_codes, lambda codes, size: code_report(codes, torch.zeros(len(codes)), size)])
 @pytest.mark.parametrize(
     ("codes", "match"),
     [

@@ -25,9 +25,7 @@ def blobs(num, width, num_classes, seed=0, spread=2.0):
 def objective(weight, bias, rows, labels, strength):
     """scikit-learn's, for 3 classes or more: C * sum of cross-entropies + |weights|^2 / 2."""
     logits = rows @ weight.T + bias
-    return float(
-        strength * torch.nn.functional.cross_entropy(logits, labels, reduction="sum") + 0.5 * weight.square().sum()
-    )
+    return float(strength * torch.nn.functional.cross_entropy(logits, labels, reduction="sum") + 0.5 * weight.square().sum())
 
 
 @pytest.mark.parametrize(("num", "width", "num_classes"), [(90, 12, 3), (60, 150, 4), (80, 10, 2), (50, 120, 2)])
@@ -51,9 +49,7 @@ def test_accuracy_equals_scikit_learn_on_held_out_rows(dtype):
     tolerance = 1e-6 if dtype == torch.float64 else 1e-5
     ours = linear_predictions(features[:300], labels[:300], features[300:], STRENGTHS, tolerance=tolerance, dtype=dtype)
     for strength, predicted in zip(STRENGTHS, ours, strict=True):
-        reference = LogisticRegression(
-            C=strength, tol=1e-7, max_iter=5000
-        )  # at its own 1e-4 it stops short of the optimum
+        reference = LogisticRegression(C=strength, tol=1e-7, max_iter=5000)  # at its own 1e-4 it stops short of the optimum
         reference.fit(scaler.transform(features[:300]), labels[:300])
         theirs = reference.score(scaler.transform(features[300:]), labels[300:])
         assert abs((predicted == labels[300:]).double().mean().item() - theirs) <= 0.005
@@ -117,9 +113,7 @@ def test_labels_may_be_any_integers_and_repeats_are_bit_equal():
     features, labels = blobs(60, 80, 3)
     first = fit_path(features, 10 * labels + 5, STRENGTHS)
     again = fit_path(features, 10 * labels + 5, STRENGTHS)
-    assert all(
-        torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in zip(first, again, strict=True)
-    )
+    assert all(torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in zip(first, again, strict=True))
     assert set(first[-1].predict(features).tolist()) == {5, 15, 25}
     assert abs(first[-1].bias.sum().item()) < 1e-9
 

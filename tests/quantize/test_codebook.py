@@ -26,9 +26,7 @@ def vectors(count: int, dim: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(
-    ("count", "levels", "size", "dim"), [(500, 4, 32, 8), (1, 1, 1, 1), (0, 2, 4, 3), (130, 3, 5, 7)]
-)
+@pytest.mark.parametrize(("count", "levels", "size", "dim"), [(500, 4, 32, 8), (1, 1, 1, 1), (0, 2, 4, 3), (130, 3, 5, 7)])
 def test_search_equals_naive(count: int, levels: int, size: int, dim: int) -> None:
     z, books = vectors(count, dim), tables(levels, size, dim)
     codes, found = residual_search(z, books)

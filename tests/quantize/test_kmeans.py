@@ -5,21 +5,29 @@ from reference.vectors import structured_vectors
 from sklearn.cluster import KMeans
 
 from bridle.quantize.codebook import nearest
-from bridle.quantize.kmeans import _plus_plus, kmeans
+from bridle.quantize.kmeans import kmeans, plus_plus
 
 
 def test_steps_equal_scikit_learn_from_the_same_start() -> None:
     x = structured_vectors(2000, 8, branches=6)
-    start = _plus_plus(x, 24, seed=0)
+    start = plus_plus(x, 24, seed=0)
     reference = KMeans(24, init=start.numpy(), n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(x.numpy())
     centres, codes = kmeans(x, 24, 300, seed=0)
     torch.testing.assert_close(centres, torch.from_numpy(reference.cluster_centers_), rtol=0, atol=1e-4)
     assert torch.equal(codes, nearest(x, centres)[0])
 
 
+def test_as_good_as_scikit_learn_in_many_dimensions() -> None:
+    x = structured_vectors(3000, 40, branches=6)
+    centres, codes = kmeans(x, 36, 50, seed=0)
+    reference = KMeans(36, n_init=3, random_state=0).fit(x.numpy())
+    assert float(nearest(x, centres)[1].sum()) <= 1.02 * reference.inertia_
+    assert torch.equal(codes, nearest(x, centres)[0])
+
+
 def test_the_start_spreads_over_the_clusters() -> None:
     x = torch.eye(8).repeat(50, 1) * 10 + structured_vectors(400, 8) * 0.01
-    start = _plus_plus(x, 8, seed=0)
+    start = plus_plus(x, 8, seed=0)
     assert sorted(start.argmax(1).tolist()) == list(range(8))
 
 

@@ -230,9 +230,7 @@ def test_other_version_is_named_and_never_passed_over(tmp_path):
     path = save(tmp_path, 2)
     rewrite_manifest(path, version=7)
     assert latest_checkpoint(tmp_path) == path
-    with pytest.raises(
-        RunError, match="written by format 7, this bridle reads 1: install a bridle that reads format 7"
-    ):
+    with pytest.raises(RunError, match="written by format 7, this bridle reads 1: install a bridle that reads format 7"):
         load_checkpoint(path)
     save_file({"w": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "bridle", "version": "7"})
     with pytest.raises(RunError, match="written by format 7, this bridle reads 1"):

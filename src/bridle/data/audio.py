@@ -44,9 +44,7 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         if not self.fbank.frame_seconds <= self.crop_seconds < math.inf:
-            raise ConfigError(
-                f"crop_seconds is {self.crop_seconds}; it must hold a frame of {self.fbank.frame_seconds} s"
-            )
+            raise ConfigError(f"crop_seconds is {self.crop_seconds}; it must hold a frame of {self.fbank.frame_seconds} s")
         if (self.mean is None) != (self.std is None):
             raise ConfigError(f"mean is {self.mean} and std is {self.std}; set both, or neither to have them estimated")
         if self.std is not None and not 0 < self.std < math.inf:
@@ -202,9 +200,7 @@ class AudioLoader:
 
 
 @one_thread()
-def estimate_normalisation(
-    manifest: Manifest, config: AudioConfig, num_clips: int = 1000, seed: int = 0
-) -> Normalisation:
+def estimate_normalisation(manifest: Manifest, config: AudioConfig, num_clips: int = 1000, seed: int = 0) -> Normalisation:
     """Mean and standard deviation of the log-mel values of a random sample of clips, none of them augmented.
 
     Args:

@@ -103,9 +103,7 @@ def collate(
         raise DataError(f"all {len(bad)} files of a batch are unreadable: {shown}; repair or remove them")
     shapes: set[tuple[int, ...]] = {(clip.inputs.shape[0], *clip.inputs.shape[2:]) for clip in clips}
     if len(shapes) > 1:
-        raise DataError(
-            f"clips of one batch differ in (channels, height, width): {sorted(map(str, shapes))}; use one loader"
-        )
+        raise DataError(f"clips of one batch differ in (channels, height, width): {sorted(map(str, shapes))}; use one loader")
     channels, height, width = next(iter(shapes), frame_shape or ())
     lengths = torch.tensor([clip.length for clip in clips], dtype=torch.int64)
     frames = patch[0] * (int(valid_steps(lengths, patch[0]).max()) if clips else 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from types import FrameType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -166,22 +169,59 @@ class _Batches(Iterable[Batch]):
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        iterator: Iterator[Batch] | None = None
-        while True:
+        with one_thread():
+            iterator: Iterator[Batch] | None = iter(self._loader)
+        _name_dead_workers()
+        while iterator is not None:
             try:
                 with one_thread():
-                    iterator = iter(self._loader) if iterator is None else iterator
                     batch = next(iterator, None)
-            except RuntimeError as error:
-                if "DataLoader" not in str(error):
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                message = _worker_fault(error) if self._loader.num_workers else ""
+                if not message:
                     raise
-                raise DataError(
-                    f"a data worker died or hangs: {str(error).splitlines()[0]}; often memory or /dev/shm is full: "
-                    f"lower num_workers (now {self._loader.num_workers}) or the cache; num_workers 0 shows the cause"
-                ) from error
-            if batch is None:
-                return
-            yield batch
+            else:
+                if batch is None:
+                    return
+                yield batch
+                continue
+            iterator = None  # outside of "except", where no traceback holds it: ends the other workers
+            raise DataError(message)
+
+
+class _DeathHandler:
+    """Torch's signal handler for dead workers raises wherever the program is; this makes it the same DataError there."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self._handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._handler(number, frame)
+        except RuntimeError as error:
+            message = _worker_fault(error)
+            if not message:
+                raise
+            raise DataError(message) from None
+
+
+def _name_dead_workers() -> None:
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler) and not isinstance(handler, _DeathHandler):
+        signal.signal(signal.SIGCHLD, _DeathHandler(handler))
+
+
+def _worker_fault(error: Exception) -> str:
+    """What to tell about a worker that died or hangs; "" for an error of the program that a worker passed on."""
+    text = (str(error).splitlines() or [""])[0]
+    if text.startswith("Caught ") or (isinstance(error, RuntimeError) and not text.startswith("DataLoader ")):
+        return ""
+    return (
+        f"a data worker died or hangs: {text or type(error).__name__}; often memory or /dev/shm is full: "
+        "lower num_workers or the cache; num_workers 0 shows the cause"
+    )
 
 
 @contextmanager

@@ -162,9 +162,7 @@ def _read_source(path: Path, prefix: str, path_column: str | None, rows: _Rows) 
     elif suffix in AUDIO_SUFFIXES:
         rows.add(Entry(str(path) if prefix else path.name, str(path)))
     else:
-        raise DataError(
-            f"{path} is no known kind of source; give a folder, a .csv or .parquet table, a .tar or a sound file"
-        )
+        raise DataError(f"{path} is no known kind of source; give a folder, a .csv or .parquet table, a .tar or a sound file")
 
 
 def _read_folder(folder: Path, prefix: str, rows: _Rows) -> None:
@@ -237,17 +235,15 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]
     names = lines[0][1]
     for number, cells in lines[1:]:
         if len(cells) > len(names):
-            raise DataError(
-                f"{path} line {number} has {len(cells)} cells for {len(names)} columns; quote cells with commas"
-            )
+            raise DataError(f"{path} line {number} has {len(cells)} cells for {len(names)} columns; quote cells with commas")
     padded = ((f"{path} line {number}", cells + [""] * (len(names) - len(cells))) for number, cells in lines[1:])
     return names, ((where, dict(zip(names, cells, strict=True))) for where, cells in padded)
 
 
 def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
     # Heavy, and only parquet tables need it.
-    import pyarrow as pa  # noqa: PLC0415
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
@@ -280,9 +276,7 @@ def _duration(text: str, where: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise DataError(
-            f"{where}: {DURATION_COLUMN} is {text!r}; it must be seconds, or empty to read the file's header"
-        )
+        raise DataError(f"{where}: {DURATION_COLUMN} is {text!r}; it must be seconds, or empty to read the file's header")
     return seconds
 
 

@@ -35,11 +35,7 @@ def list_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             name = PurePosixPath(member.name)
-            if (
-                not member.isreg()
-                or member.issparse()
-                or any(part.startswith(".") and part != ".." for part in name.parts)
-            ):
+            if not member.isreg() or member.issparse() or any(part.startswith(".") and part != ".." for part in name.parts):
                 continue
             fault = ""
             if name.is_absolute() or ".." in name.parts:

@@ -168,9 +168,7 @@ def residual_energies(vectors: Tensor, outputs: Tensor) -> tuple[float, ...]:
         DataError: shapes that do not fit, or vectors without energy.
     """
     if vectors.ndim != 2 or outputs.ndim != 3 or outputs[:, 0].shape != vectors.shape:
-        raise DataError(
-            f"vectors {tuple(vectors.shape)} and outputs {tuple(outputs.shape)} must be (N, C) and (N, R, C)"
-        )
+        raise DataError(f"vectors {tuple(vectors.shape)} and outputs {tuple(outputs.shape)} must be (N, C) and (N, R, C)")
     inputs = vectors.to(torch.float64)
     energy = float(inputs.square().sum())
     if not energy > 0 or not math.isfinite(energy):

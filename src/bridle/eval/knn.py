@@ -33,9 +33,7 @@ def fit_standardisation(features: Tensor) -> Standardisation:
         DataError: ``features`` is not two-dimensional, has no rows, or holds NaN or infinity.
     """
     if features.ndim != 2 or features.shape[0] == 0:
-        raise DataError(
-            f"features have shape {tuple(features.shape)}; a probe needs (rows, columns) with at least 1 row"
-        )
+        raise DataError(f"features have shape {tuple(features.shape)}; a probe needs (rows, columns) with at least 1 row")
     rows = features.to(torch.float64)
     if not bool(torch.isfinite(rows).all()):
         row = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])

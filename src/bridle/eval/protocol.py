@@ -205,9 +205,7 @@ def splits_from_split(split_values: Sequence[str]) -> list[Split]:
     return [Split("test", np.flatnonzero(~test), np.flatnonzero(test), note)]
 
 
-def stratified_splits(
-    labels: Sequence[str], num: int = 5, seed: int = 0, groups: Sequence[str] | None = None
-) -> list[Split]:
+def stratified_splits(labels: Sequence[str], num: int = 5, seed: int = 0, groups: Sequence[str] | None = None) -> list[Split]:
     """``num`` splits whose test parts are disjoint, cover all clips and have nearly equal shares of every class.
 
     Clips of one group stay together. A class of one clip is in one test part and then in no training part.
@@ -266,9 +264,7 @@ def wilson_interval(num_right: float, num_total: int) -> tuple[float, float]:
 def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, seed: int) -> SplitResult:
     present = {features.labels[i] for i in split.train_index}
     if len(present) < 2:
-        raise DataError(
-            f"the training part of split '{split.name}' has the single class '{min(present)}'; use other splits"
-        )
+        raise DataError(f"the training part of split '{split.name}' has the single class '{min(present)}'; use other splits")
     pooling, parameter, inner_accuracy = _choose(features, inner_splits(features, split, seed), probe)
     predictions = _predictions(features, pooling, split, probe.predict, (parameter,))[0]
     right = [predicted == features.labels[i] for predicted, i in zip(predictions, split.test_index, strict=True)]
@@ -302,9 +298,7 @@ def _choose(features: FeatureSet, inner: Sequence[Split], probe: Probe) -> tuple
     return best
 
 
-def _predictions(
-    features: FeatureSet, pooling: str, split: Split, predict: Predict, grid: Sequence[float]
-) -> NDArray[Any]:
+def _predictions(features: FeatureSet, pooling: str, split: Split, predict: Predict, grid: Sequence[float]) -> NDArray[Any]:
     """Predicted class names (len(grid), number of test rows)."""
     rows = torch.as_tensor(features.pooled[pooling])
     classes, coded = np.unique(np.asarray(features.labels)[split.train_index], return_inverse=True)
@@ -334,9 +328,7 @@ def _check_features(name: str, values: Tensor, num_clips: int) -> None:
     bad = (~torch.isfinite(values)).any(dim=1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
-        raise DataError(
-            f"features '{name}' hold NaN or infinity in {int(bad.sum())} clips, first {first}; leave them out"
-        )
+        raise DataError(f"features '{name}' hold NaN or infinity in {int(bad.sum())} clips, first {first}; leave them out")
 
 
 def _notes(labels: Sequence[str], splits: Sequence[Split]) -> tuple[str, ...]:

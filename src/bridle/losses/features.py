@@ -13,6 +13,7 @@ def cosine_distance(predicted: Tensor, target: Tensor, valid: Tensor | None, eps
         predicted: (B, N, D).
         target: (B, N, D); no gradient flows into it.
         valid: (B, N) bool or None.
+        eps: smallest norm.
 
     Returns:
         Scalar float32 sum.

@@ -96,18 +96,14 @@ def decode_audio(
     key = key or _name(source)
 
     with _opened(source, key) as stream:
-        samples = _first_success(
-            stream, key, lambda file: decode_soundfile(file, crop), lambda file: decode_pyav(file, crop)
-        )
+        samples = _first_success(stream, key, lambda file: decode_soundfile(file, crop), lambda file: decode_pyav(file, crop))
     return Clip(torch.from_numpy(samples), sample_rate, crop.seconds)
 
 
 def _round_samples(duration_seconds: float, sample_rate: int) -> int:
     count = round(duration_seconds * sample_rate) if math.isfinite(duration_seconds) else 0
     if count < 1:
-        raise ConfigError(
-            f"duration_seconds is {duration_seconds}; it must hold at least one sample at {sample_rate} Hz"
-        )
+        raise ConfigError(f"duration_seconds is {duration_seconds}; it must hold at least one sample at {sample_rate} Hz")
     return count
 
 

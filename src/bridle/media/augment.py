@@ -24,7 +24,5 @@ def gain(fbank: Tensor, generator: torch.Generator) -> Tensor:
 
     A gamma(10) draw is the sum of ten exponentials, and beta(10, 10) the share of one gamma draw in the sum of two.
     """
-    draws = (
-        torch.empty(2, 10, dtype=torch.float64, device=generator.device).exponential_(generator=generator).sum(dim=1)
-    )
+    draws = torch.empty(2, 10, dtype=torch.float64, device=generator.device).exponential_(generator=generator).sum(dim=1)
     return fbank + 2.0 * float(torch.log(draws[0] / draws.sum() + 0.5))

@@ -37,9 +37,7 @@ _BLOCK_VALUES = 1 << 20  # read at most this many values at once, so that a lyin
 _MARGIN_SAMPLES = 256  # of the lower rate, on both sides: reach of soxr's HQ filter (measured: 1e-6 from 160 on)
 _PREROLL_SECONDS = 0.5  # decoded and dropped after a seek: bit reservoir of mp3, overlap of aac, convergence of opus
 # FFmpeg also "plays" text, pictures and play lists that open other files and addresses; only these are let in.
-_AV_FORMATS = (
-    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,matroska,webm,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
-)
+_AV_FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,matroska,webm,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def decode_soundfile(stream: BinaryIO, crop: Crop) -> Samples:
 
 @contextmanager
 def _container(stream: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]:
-    import av  # noqa: PLC0415  # heavy, and needed by few files
+    import av  # heavy, and needed by few files
 
     try:
         # Given a stream, FFmpeg opens no path or address itself.
@@ -195,9 +193,7 @@ def probe_pyav(stream: BinaryIO) -> AudioInfo:
         elif container.duration is not None:
             duration = container.duration / 1e6
         else:  # a recording that was never finished: the last packet knows
-            ends = [
-                float((p.pts + (p.duration or 0)) * p.time_base) for p in container.demux(track) if p.pts is not None
-            ]
+            ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in container.demux(track) if p.pts is not None]
             duration = max(ends, default=0.0)
         if duration <= 0:
             raise Unreadable("header without samples")
@@ -240,7 +236,7 @@ def _seek(
     Matroska rounds time stamps to milliseconds. Where frames have one size, the position is put back on their grid, by
     the first whole frame: FFmpeg shortens the one after a jump, as it does at the start of the file.
     """
-    import av  # noqa: PLC0415
+    import av
 
     first, size, rate = opening[0], opening[-1].samples, opening[0].sample_rate
     unit = float(track.time_base or 1)
@@ -267,7 +263,7 @@ def _seek(
 
 def _frames(container: InputContainer, track: AudioStream) -> Iterator[AudioFrame]:
     """The frames that decode; damaged packets are passed over."""
-    import av  # noqa: PLC0415
+    import av
 
     packets = container.demux(track)
     while True:

@@ -53,13 +53,9 @@ class FbankConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if not self.frame_samples >= 2:
-            raise ConfigError(
-                f"frame_seconds {self.frame_seconds} is under 2 samples at {self.sample_rate} Hz; use e.g. 0.025"
-            )
+            raise ConfigError(f"frame_seconds {self.frame_seconds} is under 2 samples at {self.sample_rate} Hz; use e.g. 0.025")
         if not self.hop_samples >= 1:
-            raise ConfigError(
-                f"hop_seconds {self.hop_seconds} is under 1 sample at {self.sample_rate} Hz; use e.g. 0.010"
-            )
+            raise ConfigError(f"hop_seconds {self.hop_seconds} is under 1 sample at {self.sample_rate} Hz; use e.g. 0.010")
         if not 0 <= self.low_hz < self.top_hz <= self.sample_rate / 2:
             raise ConfigError(
                 f"bands from low_hz {self.low_hz} to high_hz {self.top_hz}; "
@@ -166,9 +162,7 @@ def _mel_filters(config: FbankConfig) -> Tensor:
     step = (high - low) / (config.num_mels + 1)
     left = low + step * torch.arange(config.num_mels, dtype=torch.float64)
     hz = torch.arange(config.fft_samples // 2 + 1, dtype=torch.float64) * (config.sample_rate / config.fft_samples)
-    position = (
-        1127 * torch.log1p(hz / 700)[:, None] - left
-    ) / step  # 0 at the left edge, 1 at the centre, 2 at the right
+    position = (1127 * torch.log1p(hz / 700)[:, None] - left) / step  # 0 at the left edge, 1 at the centre, 2 at the right
     filters = torch.minimum(position, 2 - position).clamp(min=0)
     filters[-1] = 0
     return filters.float()

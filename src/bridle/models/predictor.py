@@ -20,12 +20,13 @@ class PredictorConfig:
     """Size and kind of a predictor.
 
     Attributes:
-        kind: ``cross``: masked positions attend to the visible features, not to each other (CrossMAE); ``full``: self-attention over
-            visible features and masked positions (MAE).
+        kind: ``cross``: masked positions attend to the visible features, not to each other (CrossMAE); ``full``:
+            self-attention over visible features and masked positions (MAE).
         width: width of the predictor.
         depth: number of blocks.
         heads: attention heads; must divide ``width``.
-        window: for ``full``: how many patches away along time and height a patch may look (Chebyshev distance); 0 looks everywhere.
+        window: for ``full``: how many patches away along time and height a patch may look (Chebyshev distance); 0
+            looks everywhere.
 
     Raises:
         ConfigError: a value out of range, or a window with ``cross``.
@@ -39,13 +40,9 @@ class PredictorConfig:
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads or self.window < 0:
-            raise ConfigError(
-                f"predictor.heads={self.heads} must divide predictor.width={self.width}, all sizes 1 or more"
-            )
+            raise ConfigError(f"predictor.heads={self.heads} must divide predictor.width={self.width}, all sizes 1 or more")
         if self.window and self.kind == "cross":
-            raise ConfigError(
-                f"predictor.window={self.window} needs predictor.kind=full; a cross predictor has no window"
-            )
+            raise ConfigError(f"predictor.window={self.window} needs predictor.kind=full; a cross predictor has no window")
 
 
 class Predictor(nn.Module):
@@ -100,10 +97,7 @@ class Predictor(nn.Module):
     def _allowed(self, grid: PatchGrid, visible: Subset, masked: Subset) -> Tensor | None:
         valid = None
         if visible.valid is not None or masked.valid is not None:
-            parts = [
-                torch.ones_like(_indices(s), dtype=torch.bool) if s.valid is None else s.valid
-                for s in (visible, masked)
-            ]
+            parts = [torch.ones_like(_indices(s), dtype=torch.bool) if s.valid is None else s.valid for s in (visible, masked)]
             valid = key_mask(torch.cat(parts, dim=1), extra=1)
         if not self.config.window:
             return valid

@@ -23,7 +23,8 @@ class ColdStartConfig:
     """The random tokenizer that gives the first labels.
 
     Attributes:
-        normalise: ``patch``: each patch to zero mean and unit variance before the projection; ``set``: the clip's own normalisation only.
+        normalise: ``patch``: each patch to zero mean and unit variance before the projection; ``set``: the clip's
+            own normalisation only.
         seed: of the random projection.
     """
 
@@ -41,9 +42,7 @@ class EstimatorConfig:
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
-            raise ConfigError(
-                f"estimator.heads={self.heads} must divide estimator.width={self.width}, all sizes 1 or more"
-            )
+            raise ConfigError(f"estimator.heads={self.heads} must divide estimator.width={self.width}, all sizes 1 or more")
 
 
 class CodeSource(Protocol):

@@ -38,7 +38,8 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) ->
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    return scores.softmax(-1) @ value
+    weights: Tensor = scores.softmax(-1)
+    return weights @ value
 
 
 class Attention(nn.Module):

@@ -34,9 +34,7 @@ def patchify(inputs: Tensor, patch: PatchSize) -> Patches:
     """
     batch, channels, *size = inputs.shape
     if any(length % unit or length < unit for length, unit in zip(size, patch, strict=True)):
-        raise DataError(
-            f"a clip of {tuple(size)} units cannot be cut into patches of {patch}; pad or crop it to a multiple"
-        )
+        raise DataError(f"a clip of {tuple(size)} units cannot be cut into patches of {patch}; pad or crop it to a multiple")
     (t, h, w), (nt, nh, nw) = patch, (length // unit for length, unit in zip(size, patch, strict=True))
     cut = inputs.reshape(batch, channels, nt, t, nh, h, nw, w).permute(0, 2, 4, 6, 1, 3, 5, 7)
     return Patches(cut.reshape(batch, nt * nh * nw, channels * t * h * w), PatchGrid(nt, nh, nw))

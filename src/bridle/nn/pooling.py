@@ -19,7 +19,8 @@ def pool(features: Tensor, grid: PatchGrid, valid_steps: Tensor, pooling: Poolin
         features: (B, N, D) in the order of ``grid``.
         grid: N patches.
         valid_steps: (B,) valid time steps of each clip.
-        pooling: ``"mean"`` over all patches, ``"time"`` over time only: height and width (the frequency axis of audio) are kept.
+        pooling: ``"mean"`` over all patches, ``"time"`` over time only: height and width (the frequency axis of
+            audio) are kept.
 
     Returns:
         (B, D) for ``"mean"``, (B, height * width * D) for ``"time"``.

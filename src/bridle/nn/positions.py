@@ -1,4 +1,4 @@
-"""Sine-cosine positions computed from the grid, for any length (Vaswani et al. 2017; several axes as in MAE, arXiv 2111.06377)."""
+"""Sine-cosine positions computed from the grid, for any length (Vaswani et al. 2017; on several axes as in MAE)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ class StepOutput:
     """One micro-batch's result; everything is a tensor on the device, nothing has been waited for.
 
     Attributes:
-        losses: sums over items, by name. The loop divides each by its count on all ranks and adds them up with the objective's weights.
+        losses: sums over items, by name. The loop divides each by its count on all ranks and adds them up with the
+            objective's weights.
         metrics: sums over items to be logged, by name; divided like the losses.
         statistics: by name, what :meth:`Objective.update` needs.
     """
@@ -51,10 +52,10 @@ class Objective(nn.Module, ABC):
         """True when :meth:`prepare` must run before the first step."""
         return False
 
-    def prepare(self, batches: Iterable[Batch], seed: int) -> None:  # noqa: B027
+    def prepare(self, batches: Iterable[Batch], seed: int) -> None:
         """Start what needs data to start (codebooks, by k-means). All ranks call it with their share of the batches."""
 
-    def update(self, statistics: dict[str, Tensor]) -> None:  # noqa: B027
+    def update(self, statistics: dict[str, Tensor]) -> None:
         """After the optimiser's step: codebooks. All ranks call it together."""
 
     def health(self) -> dict[str, Tensor]:

@@ -56,14 +56,15 @@ def labels_at(tokenizer: CodeSource, view: MaskedView) -> Tensor:
     indices = view.masks.masked.indices
     assert indices is not None
     with torch.no_grad():
-        rows = indices.reshape(view.patches.values.shape[0], -1)
+        rows = view.masks.masked.per_clip(len(view.patches.values))
         vectors = tokenizer.vectors_at(view.patches, view.every, rows)
         codes = tokenizer.quantizer.encode(vectors, check=False)
     return codes.reshape(*indices.shape, -1)
 
 
 class MaskedCodes(Objective):
-    """Cross-entropy of the codes of hidden patches; the labels come from a frozen tokenizer on the whole clip (method.md, eq. 1).
+    """Cross-entropy of the codes of hidden patches; the labels come from a frozen tokenizer on the whole clip
+    (method.md, eq. 1).
 
     Args:
         encoder: trained.
@@ -89,9 +90,7 @@ class MaskedCodes(Objective):
         super().__init__()
         levels = head.num_codebooks
         if level_weights and len(level_weights) != levels:
-            raise ConfigError(
-                f"level_weights has {len(level_weights)} values; the tokenizer has num_codebooks={levels}"
-            )
+            raise ConfigError(f"level_weights has {len(level_weights)} values; the tokenizer has num_codebooks={levels}")
         self.encoder, self.predictor, self.head, self.tokenizer = encoder, predictor, head, tokenizer
         self.masks = masks
         self.level_weights = level_weights or (1.0,) * levels
@@ -154,9 +153,7 @@ class MaskedPatches(Objective):
         return {"patch": 1.0}
 
 
-def fit_codebooks(
-    tokenizer: RandomTokenizer | Tokenizer, batches: Iterable[Batch], patch: PatchSize, seed: int
-) -> None:
+def fit_codebooks(tokenizer: RandomTokenizer | Tokenizer, batches: Iterable[Batch], patch: PatchSize, seed: int) -> None:
     """K-means start of a tokenizer's codebooks on its vectors of the valid patches of ``batches``, over all ranks."""
     sample: list[Tensor] = []
     device = next(iter(tokenizer.quantizer.buffers())).device

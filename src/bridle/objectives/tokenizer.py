@@ -96,9 +96,7 @@ class Joint(Objective):
 
     varying = True
 
-    def __init__(
-        self, codes: MaskedCodes, distillation: TokenizerDistillation, weight: float = 0.2, every: int = 4
-    ) -> None:
+    def __init__(self, codes: MaskedCodes, distillation: TokenizerDistillation, weight: float = 0.2, every: int = 4) -> None:
         super().__init__()
         if every < 1:
             raise ConfigError(f"joint_every={every} must be 1 or more")

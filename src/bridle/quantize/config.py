@@ -46,13 +46,9 @@ class QuantizerConfig:
         if not 0 <= self.decay < 1:
             raise ConfigError(f"decay is {self.decay}; it must be in [0, 1), e.g. 0.99")
         if not 0 <= self.commitment_weight < float("inf"):
-            raise ConfigError(
-                f"commitment_weight is {self.commitment_weight}; it must be finite, not negative, e.g. 0.25"
-            )
+            raise ConfigError(f"commitment_weight is {self.commitment_weight}; it must be finite, not negative, e.g. 0.25")
         if not 0 <= self.revive_below <= 0.5:
-            raise ConfigError(
-                f"revive_below is {self.revive_below}; it must be in [0, 0.5] of uniform usage, 0 = never"
-            )
+            raise ConfigError(f"revive_below is {self.revive_below}; it must be in [0, 0.5] of uniform usage, 0 = never")
         if self.init_sample < self.codebook_size:
             raise ConfigError(
                 f"init_sample is {self.init_sample}; it must be at least codebook_size {self.codebook_size}, "

@@ -175,9 +175,7 @@ class ResidualQuantizer(nn.Module):
             return
         length = statistics_length(self.codebooks)
         if statistics.shape != (length,):
-            raise QuantizerError(
-                f"statistics {tuple(statistics.shape)} must be ({length},): pass what this quantizer returned"
-            )
+            raise QuantizerError(f"statistics {tuple(statistics.shape)} must be ({length},): pass what this quantizer returned")
         with torch.autocast(statistics.device.type, enabled=False):
             packed = all_reduce_sum(statistics.detach().float().clone())
             sums = unpack(packed, self.codebooks)
@@ -300,9 +298,7 @@ class ResidualQuantizer(nn.Module):
             return
         _require_finite_rows(flat)
         level = int(sound[1:].int().argmin())
-        raise QuantizerError(
-            f"level {level}: the codebook has non-finite entries: load a sound checkpoint or fit again"
-        )
+        raise QuantizerError(f"level {level}: the codebook has non-finite entries: load a sound checkpoint or fit again")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ResidualQuantizer:
         def keep_float32(tensor: Tensor) -> Tensor:

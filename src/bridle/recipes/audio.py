@@ -36,8 +36,8 @@ def audio_small() -> RunConfig:
 def audio_base() -> RunConfig:
     """The paper's scale: AudioSet-2M, ViT-B, 10 s clips, global batch 1024 over as many processes as there are.
 
-    Command: ``torchrun --nproc-per-node 8 -m bridle pretrain audio-base --data AUDIOSET --out runs/base``. The published scripts
-    used 64 GPUs. Not run at this scale by us.
+    Command: ``torchrun --nproc-per-node 8 -m bridle pretrain audio-base --data AUDIOSET --out runs/base``. The
+    published scripts used 64 GPUs. Not run at this scale by us.
     """
     width, depth, heads = SIZES["base"]
     return RunConfig(

@@ -135,9 +135,7 @@ def latest_checkpoint(run: Path) -> Path | None:
             return path
     if paths:
         names = ", ".join(path.name for path in paths)
-        raise RunError(
-            f"no checkpoint in {folder} is whole ({names}); restore one from a copy, or remove them to start over"
-        )
+        raise RunError(f"no checkpoint in {folder} is whole ({names}); restore one from a copy, or remove them to start over")
     return None
 
 

@@ -1,6 +1,7 @@
 """The training loop: one phase, one step, and when periodic things are due. It knows objectives, never a method.
 
-A step reads as: count, forward, backward, clip, step, update. Nothing in it waits for the device; values are read when they are logged.
+A step reads as: count, forward, backward, clip, step, update. Nothing in it waits for the device; values are read when
+they are logged.
 """
 
 from __future__ import annotations

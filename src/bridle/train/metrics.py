@@ -78,8 +78,7 @@ class MetricsWriter:
             return
         numbers = _to_numbers([record for _, _, record in self._buffer])
         lines = [
-            {"step": step, "phase": phase, **record}
-            for (step, phase, _), record in zip(self._buffer, numbers, strict=True)
+            {"step": step, "phase": phase, **record} for (step, phase, _), record in zip(self._buffer, numbers, strict=True)
         ]
         _append(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         if self._events is not None:
@@ -157,7 +156,7 @@ def _append(path: Path, data: bytes) -> None:
 def _event_writer(folder: Path, first_step: int) -> Any:
     """A TensorBoard writer that hides events from ``first_step`` on of an earlier attempt; None without tensorboard."""
     try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=first_step)

@@ -12,9 +12,7 @@ from bridle.errors import ConfigError, RunError
 _RNG = "@rng/"  # no parameter's name begins so
 
 
-def pack_optimizer(
-    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
-) -> dict[str, Tensor]:
+def pack_optimizer(optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """The optimiser's state as flat tensors ``"<parameter>/exp_avg"`` and so on, not copied.
 
     Learning rate and other settings are not in it: they are functions of the configuration and the step.
@@ -30,9 +28,7 @@ def pack_optimizer(
     for name, parameter in _named(optimizer, named_parameters):
         for key, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, Tensor):
-                raise ConfigError(
-                    f"state '{key}' of '{name}' is of type {type(value).__name__}; only tensors can be packed"
-                )
+                raise ConfigError(f"state '{key}' of '{name}' is of type {type(value).__name__}; only tensors can be packed")
             tensors[f"{name}/{key}"] = value.detach()
     return tensors
 
@@ -86,19 +82,13 @@ def unpack_rng(tensors: Mapping[str, Tensor]) -> None:
         if f"{_RNG}cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors[f"{_RNG}cuda"])
     except (KeyError, RuntimeError, TypeError) as error:
-        raise RunError(
-            f"no usable random state '{_RNG}cpu' in the checkpoint ({error}); load an earlier one"
-        ) from error
+        raise RunError(f"no usable random state '{_RNG}cpu' in the checkpoint ({error}); load an earlier one") from error
 
 
-def _named(
-    optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]
-) -> list[tuple[str, Tensor]]:
+def _named(optimizer: torch.optim.Optimizer, named_parameters: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
     """Name and parameter in the optimiser's own order."""
     names = {parameter: name for name, parameter in named_parameters}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if any(parameter not in names for parameter in parameters):
-        raise ConfigError(
-            "the optimiser holds a parameter without a name; pass named_parameters() of the module it trains"
-        )
+        raise ConfigError("the optimiser holds a parameter without a name; pass named_parameters() of the module it trains")
     return [(names[parameter], parameter) for parameter in parameters]

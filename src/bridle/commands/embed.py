@@ -1,0 +1,53 @@
+"""``bridle embed RUN DATA --out VECTORS``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from bridle.commands.arguments import Data, Run, parse
+from bridle.commands.writing import Device, FilesPerPart, Out, write_tables
+from bridle.nn.pooling import Pooling
+from bridle.tables import FILES_PER_PART, write_embeddings
+
+_DESCRIPTION = """Write an embedding of every recording as parquet.
+  Each row is a window of a recording; a recording longer than the crop of the run has several. Columns:
+  path, start_seconds, embedding (float32) and fingerprint of the model. Unreadable files are listed and
+  passed over. The same call again continues one that was cut short.
+
+examples:
+  bridle embed runs/first recordings/ --out vectors/
+  bridle embed runs/first recordings/ --out vectors/ --pooling time
+  bridle embed runs/first train.csv test.csv --out vectors/ --device cpu
+"""
+
+
+@dataclass
+class Arguments:
+    """Of ``bridle embed``."""
+
+    run: Run
+    data: Data
+    out: Out
+    pooling: Annotated[
+        Pooling, tyro.conf.arg(help="Mean over all patches, or over time only, which keeps a vector for each frequency band.")
+    ] = "mean"
+    files_per_part: FilesPerPart = FILES_PER_PART
+    device: Device = "auto"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parsed = parse(Arguments, arguments, "bridle embed", _DESCRIPTION)
+    return write_tables(
+        parsed.run,
+        parsed.data,
+        parsed.out,
+        parsed.device,
+        lambda model, manifest, out, progress: write_embeddings(
+            model, manifest, out, pooling=parsed.pooling, files_per_part=parsed.files_per_part, progress=progress
+        ),
+    )

@@ -1,0 +1,173 @@
+"""``bridle evaluate RUN MANIFEST --label COLUMN``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bridle.commands.display import console, progress, table
+from bridle.config import to_dict
+from bridle.data.manifest import read_manifest
+from bridle.errors import DataError
+from bridle.eval.evaluate import RUN, Columns, Evaluation, evaluate_run
+from bridle.eval.features import CodeStatistics
+from bridle.eval.gain import Gain
+from bridle.eval.protocol import ProbeResult
+from bridle.files import explain_write_error, write_atomically
+from bridle.inference import load
+
+PROBE_TITLES = {"knn": ("kNN", "k"), "linear": ("linear", "C")}
+"""By a probe's name: its title, and the letter of its parameter."""
+_WORST = 0.1  # perplexity / K under which a level of the tokenizer has collapsed
+
+
+@dataclass
+class Arguments:
+    """Judge a run's frozen features by kNN and linear probe on labelled recordings, beside its baselines.
+
+    Attributes:
+        run: the run folder.
+        manifest: CSV or parquet table of paths and labels.
+        label: column with the class.
+        fold: column with the official fold; each is left out in turn.
+        split: column that says train, validation or test.
+        group: column whose equal values stay on one side of a split, such as the speaker.
+        path: column with the paths; by default path, file, filename, audio or filepath.
+        json: also write everything, each prediction included, to this file.
+        device: where to compute, such as cpu or cuda; by default the GPU where there is one.
+        seed: of stratified splits.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    manifest: Annotated[Path, tyro.conf.Positional]
+    label: str
+    fold: str | None = None
+    split: str | None = None
+    group: str | None = None
+    path: str | None = None
+    json: Path | None = None
+    device: str | None = None
+    seed: int = 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parsed = tyro.cli(Arguments, args=list(arguments), prog="bridle evaluate")
+    columns = Columns(parsed.label, parsed.fold, parsed.split, parsed.group)
+    model = load(parsed.run, parsed.device)
+    manifest = read_manifest(parsed.manifest, path_column=parsed.path)
+    with progress("") as bar:
+        tasks = {}
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        evaluation = evaluate_run(model, manifest, columns, seed=parsed.seed, on_progress=on_progress)
+    if parsed.json is not None:
+        _write(parsed.json, {"run": str(parsed.run), "manifest": str(parsed.manifest), **to_dict(evaluation)})
+    title = f"{parsed.run} on {parsed.manifest}"
+    for part in screen(evaluation, title):
+        console().print(part)
+    if parsed.json is not None:
+        console().print(f"everything, predictions included: {parsed.json}")
+    return 0
+
+
+def screen(evaluation: Evaluation, title: str) -> Iterator[RenderableType]:
+    """What the command prints: the table of features, the gains, the table of codes, notes."""
+    yield f"[bold]{title}[/]\n{len(evaluation.clips)} clips, {len(evaluation.classes)} classes, {evaluation.splits}"
+    yield probe_table(evaluation)
+    yield gain_table(evaluation.gains)
+    if evaluation.codes is not None:
+        yield code_table(evaluation.codes)
+    for note in evaluation.notes:
+        yield Text(f"note: {note}", style="yellow")
+
+
+def probe_table(evaluation: Evaluation) -> Table:
+    """Accuracy of each probe on each kind of features; the best of a column stands out, and so does the best row."""
+    names = list(evaluation.rows[0].probes)
+    best = {name: max(row.probes[name].accuracy for row in evaluation.rows) for name in names}
+    headers = [text for name in names for text in (f"{PROBE_TITLES[name][0]} % (95 %)", f"pooling, {PROBE_TITLES[name][1]}")]
+    made = table("", ["features", *headers], [])
+    for row in evaluation.rows:
+        cells = []
+        for name, result in row.probes.items():
+            cells.append(Text(accuracy(result), style="bold green" if result.accuracy == best[name] else ""))
+            cells.append(Text(chosen(result), style="dim"))
+        wins = all(row.probes[name].accuracy == best[name] for name in names)
+        made.add_row(Text(row.features, style="bold" if wins or row.features == RUN else ""), *cells)
+    return made
+
+
+def accuracy(result: ProbeResult) -> str:
+    """Per cent with its interval: ``83.8 (79.0-88.5)``."""
+    return f"{100 * result.accuracy:.1f} ({100 * result.low:.1f}-{100 * result.high:.1f})"
+
+
+def chosen(result: ProbeResult) -> str:
+    """Pooling and parameters that the splits chose: ``time, 0.1-1``; features that are one vector have no pooling."""
+    poolings = sorted({split.pooling for split in result.splits})
+    parameters = sorted({split.parameter for split in result.splits})
+    ends = "-".join(f"{parameter:g}" for parameter in dict.fromkeys((parameters[0], parameters[-1])))
+    return ends if poolings == ["clip"] else f"{'/'.join(poolings)}, {ends}"
+
+
+def gain_table(gains: Sequence[Gain]) -> Table:
+    """What the run adds to its baselines, in points of accuracy; grey where the interval holds 0."""
+    probes = list(dict.fromkeys(gain.probe for gain in gains))
+    made = table("", ["gain of this run, points (95 %)", *(PROBE_TITLES[name][0] for name in probes)], [])
+    for over in dict.fromkeys(gain.over for gain in gains):
+        by_probe = {gain.probe: gain for gain in gains if gain.over == over}
+        made.add_row(f"over {over}", *(Text(points(by_probe[name]), style=_gain_style(by_probe[name])) for name in probes))
+    return made
+
+
+def points(gain: Gain) -> str:
+    """Points with their interval: ``+9.3 (+5.1 to +13.5)``."""
+    return f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+
+
+def code_table(codes: CodeStatistics) -> Table:
+    """Health of every level of the codes, in per cent; what shuffling leaves of information is in brackets."""
+    report = codes.report
+    sizes = f"{len(report.used)} levels of {report.codebook_size}, {report.num_patches:,} patches"
+    columns = ["level", "used %", "perplexity/K %", "energy left %", "tells position, bits", "tells level before, %"]
+    made = table(f"codes of the {codes.tokenizer} tokenizer: {sizes}", columns, [])
+    for level, share in enumerate(report.perplexity):
+        position = f"{report.position_bits[level]:.2f} ({report.position_floor_bits[level]:.2f})"
+        before = f"{100 * report.shared[level]:.0f} ({100 * report.shared_floor[level]:.0f})" if level else ""
+        made.add_row(
+            str(level),
+            f"{100 * report.used[level]:.0f}",
+            Text(f"{100 * share:.0f}", style="bold red" if share < _WORST else ""),
+            f"{100 * codes.residual[level]:.1f}",
+            position,
+            before,
+        )
+    made.caption = "in brackets: the same after shuffling, which is chance"
+    return made
+
+
+def _gain_style(gain: Gain) -> str:
+    if not gain.certain:
+        return "dim"
+    return "bold green" if gain.mean > 0 else "bold red"
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise DataError(explain_write_error(error, path.parent, path.name)) from error

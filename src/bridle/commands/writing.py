@@ -1,0 +1,56 @@
+"""What ``bridle tokenize`` and ``bridle embed`` share: the model, the progress bar and the closing lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.markup import escape
+
+from bridle.commands.display import console, progress
+from bridle.data.manifest import Manifest, read_manifest
+from bridle.inference import Model, load
+from bridle.tables import QUARANTINE_NAME, Progress, Written
+
+SHOWN_FILES = 10
+
+Out = Annotated[Path, tyro.conf.arg(metavar="FOLDER", help="Where part-00000.parquet and so on go; created if missing.")]
+FilesPerPart = Annotated[int, tyro.conf.arg(metavar="COUNT", help="Recordings in a part.")]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE", help="Such as cpu or cuda:1; auto: the GPU where there is one.")]
+
+Write = Callable[[Model, Manifest, Path, Progress], Written]
+"""One of the writers of :mod:`bridle.tables`, its own settings filled in."""
+
+
+def write_tables(run: Path, data: Sequence[str], out: Path, device: str, write: Write) -> int:
+    """Run a writer over ``data`` with a progress bar, and say what was written; returns the exit status.
+
+    Raises:
+        BridleError: as ``load``, ``read_manifest`` and the writer.
+    """
+    model = load(run, None if device == "auto" else device)
+    manifest = read_manifest(list(data))
+    with progress("files") as bar:
+        task = bar.add_task(f"model {model.fingerprint}", total=len(manifest))
+        written = write(model, manifest, out, lambda done: bar.update(task, completed=done))
+    if written.num_kept_parts:
+        console().print(f"{written.num_kept_parts} parts of an earlier call were kept")
+    _say_bad(written, out)
+    parts = "1 part" if written.num_parts == 1 else f"{written.num_parts} parts"
+    console().print(f"[bold green]done[/] {written.num_rows} rows in {parts}: {escape(str(out))}", soft_wrap=True)
+    console().print(f"read them with: pandas.read_parquet({str(out)!r})", markup=False, soft_wrap=True)
+    return 0
+
+
+def _say_bad(written: Written, out: Path) -> None:
+    if not written.bad:
+        return
+    console().print(
+        f"[yellow]{len(written.bad)} unreadable files[/], listed in {escape(str(out / QUARANTINE_NAME))}", soft_wrap=True
+    )
+    for file in written.bad[:SHOWN_FILES]:
+        console().print(f"  {file.key}: {file.reason}", markup=False, soft_wrap=True)
+    if len(written.bad) > SHOWN_FILES:
+        console().print(f"  and {len(written.bad) - SHOWN_FILES} more")

@@ -1,0 +1,238 @@
+"""Frozen features of every clip of a manifest, from one pass over its files that feeds several encoders at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bridle.data.batch import Sample, collate, valid_steps
+from bridle.data.manifest import Manifest
+from bridle.data.quarantine import BadFile
+from bridle.errors import DataError, QuantizerError
+from bridle.eval.baseline import log_mel_statistics
+from bridle.eval.codes import CodeReport, bag_of_codes, code_report
+from bridle.grid import Subset
+from bridle.inference import Model, Window
+from bridle.models.tokenizer import RandomTokenizer, Tokenizer
+from bridle.nn.patches import patchify
+from bridle.nn.pooling import pool
+from bridle.quantize.codebook import unpack
+from bridle.randomness import derive_seed
+
+LOG_MEL, BAG_OF_CODES = "log-mel statistics", "bag of codes"
+CODE_WINDOWS = 2048
+"""Windows whose codes are kept for the statistics: all of a small set, a uniform sample of a large one."""
+
+
+@dataclass(frozen=True)
+class CodeStatistics:
+    """What a tokenizer's codes of some clips look like.
+
+    Attributes:
+        tokenizer: ``trained``, or ``cold start`` when no tokenizer phase was run.
+        residual: share of the vectors' energy left after each level, over all clips.
+        report: usage and shared information of up to ``CODE_WINDOWS`` windows.
+    """
+
+    tokenizer: str
+    residual: tuple[float, ...]
+    report: CodeReport
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What :func:`collect_features` gives.
+
+    Attributes:
+        rows: row in the manifest of each of the n clips that could be read, ascending.
+        features: by name of the features, then of the pooling: (n, D) float32 on the CPU.
+        codes: of the first model; None when it has no fitted tokenizer.
+        bad: the other files.
+    """
+
+    rows: tuple[int, ...]
+    features: dict[str, dict[str, Tensor]]
+    codes: CodeStatistics | None
+    bad: tuple[BadFile, ...]
+
+
+@torch.no_grad()
+def collect_features(
+    models: Mapping[str, Model],
+    manifest: Manifest,
+    *,
+    batch_size: int = 16,
+    on_file: Callable[[], object] | None = None,
+    seed: int = 0,
+) -> Collected:
+    """Pooled features of every clip by every model, log-mel statistics and, with a tokenizer, bags of codes.
+
+    Each file is decoded once, and only one batch of windows and the pooled rows are held in memory. A long file's rows
+    are means over its windows, weighted by their valid time steps (frames for the log-mel statistics). Encoders give
+    the poolings ``mean`` and ``time`` of :func:`bridle.nn.pooling.pool`, the other two give ``clip``.
+
+    Args:
+        models: by name; all have one front end and one size of patch. The first one's tokenizer gives the codes.
+        manifest: the files.
+        batch_size: windows per forward pass; changes no number beyond rounding.
+        on_file: called after each file.
+        seed: of the sample of windows for the statistics of the codes.
+
+    Raises:
+        DataError: no model, models of different front ends or patches, or no file can be read.
+        QuantizerError: the tokenizer's vectors are not finite.
+    """
+    first = _first_of_one_front_end(models)
+    features = {name: _Rows(len(manifest)) for name in models}
+    log_mel = _LogMel(len(manifest))
+    codes = _Codes.of(first, len(manifest), seed)
+    bad: dict[int, BadFile] = {}
+    windows = _windows(first, manifest, bad, on_file or (lambda: None))
+    while group := list(islice(windows, batch_size)):
+        for name, model in models.items():
+            for encoded in model.encode(group, batch_size):
+                pooled = pool(encoded.patches, encoded.grid, encoded.steps, "time")
+                features[name].add(group, encoded.steps, pooled.cpu())
+        log_mel.add(group)
+        if codes is not None:
+            codes.add(group)
+    rows = [index for index in range(len(manifest)) if index not in bad]
+    if not rows:
+        first_bad = f"; first: {bad[0].key} ({bad[0].reason})" if bad else ""
+        raise DataError(f"none of {len(manifest)} files can be read{first_bad}; check the paths")
+    found = {LOG_MEL: {"clip": log_mel.finish()[rows]}}
+    for name, model in models.items():
+        kept = features[name].finish()[rows]
+        found[name] = {"mean": kept.view(len(rows), -1, model.width).mean(1), "time": kept}
+    if codes is not None:
+        found[BAG_OF_CODES] = {"clip": codes.bags.finish().sqrt()[rows]}
+    return Collected(tuple(rows), found, codes.statistics() if codes is not None else None, (*manifest.bad, *bad.values()))
+
+
+def _first_of_one_front_end(models: Mapping[str, Model]) -> Model:
+    if not models:
+        raise DataError("0 models given; features need at least 1")
+    first_name, first = next(iter(models.items()))
+    for name, model in models.items():
+        if (model.config.audio, model.config.encoder.patch) != (first.config.audio, first.config.encoder.patch):
+            raise DataError(f"'{name}' and '{first_name}' differ in their audio settings or patch; collect them one by one")
+    return first
+
+
+def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file: Callable[[], object]) -> Iterator[Window]:
+    """Windows of every file; one that breaks off after some of its windows is bad as a whole."""
+    for index, entry in enumerate(manifest.entries):
+        faults: list[BadFile] = []
+        for window in model.windows([entry], faults):
+            yield Window(index, window.start_seconds, window.inputs)
+        if faults:
+            bad[index] = faults[0]
+        on_file()
+
+
+class _Rows:
+    """Weighted means of each file's windows, (num_files, D) float32."""
+
+    def __init__(self, num_files: int) -> None:
+        self._weights = torch.zeros(num_files, 1)
+        self._sums = torch.zeros(num_files, 0)
+
+    def add(self, group: Iterable[Window], weights: Tensor, values: Tensor) -> None:
+        """Values (B, D) of B windows, weights (B,)."""
+        if self._sums.shape[1] == 0:
+            self._sums = torch.zeros(len(self._weights), values.shape[1])
+        index = torch.tensor([window.index for window in group])
+        column = weights[:, None].float()
+        self._weights.index_add_(0, index, column)
+        self._sums.index_add_(0, index, values.float() * column)
+
+    def finish(self) -> Tensor:
+        """The means; rows without windows are 0."""
+        return self._sums / self._weights.clamp(min=1)
+
+
+class _LogMel:
+    """Mean and deviation of every band over a file's frames, its windows merged as by Chan, Golub and LeVeque (1979)."""
+
+    def __init__(self, num_files: int) -> None:
+        self._frames = [0] * num_files
+        self._mean = self._squares = torch.zeros(num_files, 0)
+
+    def add(self, group: Iterable[Window]) -> None:
+        """Merge windows, all frames of which are valid."""
+        for window in group:
+            fbank = window.inputs[0, :, :, 0]
+            mean, deviation = log_mel_statistics(fbank).chunk(2)
+            if self._mean.shape[1] == 0:
+                self._mean, self._squares = (torch.zeros(len(self._frames), len(mean)) for _ in range(2))
+            row, before, new = window.index, self._frames[window.index], len(fbank)
+            step = mean - self._mean[row]
+            self._frames[row] += new
+            self._mean[row] += step * (new / (before + new))
+            self._squares[row] += deviation.square() * new + step.square() * (before * new / (before + new))
+
+    def finish(self) -> Tensor:
+        """(num_files, 2F): means, then deviations."""
+        frames = torch.tensor(self._frames).clamp(min=1)[:, None]
+        return torch.cat([self._mean, (self._squares / frames).sqrt()], dim=1)
+
+
+class _Codes:
+    """Codes by a model's tokenizer: frequencies of each file, and what the statistics need."""
+
+    def __init__(self, model: Model, tokenizer: Tokenizer | RandomTokenizer, num_files: int, seed: int) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._energies = torch.zeros(tokenizer.quantizer.config.num_codebooks + 1, dtype=torch.float64)
+        self._sample: list[Tensor] = []
+        self._seen = 0
+        self._random = np.random.Generator(np.random.PCG64(derive_seed(seed, "code windows")))
+        self.bags = _Rows(num_files)
+
+    @classmethod
+    def of(cls, model: Model, num_files: int, seed: int) -> _Codes | None:
+        """None when the model has no fitted tokenizer."""
+        tokenizer = model.networks.best_tokenizer
+        return None if tokenizer is None else cls(model, tokenizer, num_files, seed)
+
+    def add(self, group: list[Window]) -> None:
+        """Code windows."""
+        config, quantizer = self._model.config, self._tokenizer.quantizer
+        samples = [Sample(w.inputs, w.inputs.shape[1], 0, w.index, w.start_seconds) for w in group]
+        batch = collate(samples, config.encoder.patch)
+        patches = patchify(batch.inputs.to(self._model.device), config.encoder.patch)
+        steps = valid_steps(batch.lengths, config.encoder.patch[0])
+        every = Subset.every(patches.grid, steps).to(self._model.device)
+        vectors = self._tokenizer.vectors(patches, every)
+        counts = (steps * patches.grid.patches_per_step).tolist()
+        quantized = quantizer(torch.cat([row[:count] for row, count in zip(vectors, counts, strict=True)]))
+        self._energies += unpack(quantized.statistics, quantizer.codebooks).energies.double().cpu()
+        codes = quantized.codes.cpu().split(counts)
+        # Squared, a bag holds frequencies, which may be averaged over the windows of a file.
+        frequencies = torch.stack([bag_of_codes(row, config.quantizer.codebook_size).square() for row in codes])
+        self.bags.add(group, steps, frequencies)
+        for row in codes:
+            self._keep(row)
+
+    def _keep(self, codes: Tensor) -> None:
+        """Reservoir sampling (Vitter 1985): every window seen so far is in the sample with equal probability."""
+        self._seen += 1
+        if len(self._sample) < CODE_WINDOWS:
+            self._sample.append(codes)
+        elif (slot := int(self._random.integers(self._seen))) < CODE_WINDOWS:
+            self._sample[slot] = codes
+
+    def statistics(self) -> CodeStatistics:
+        """Of all windows added."""
+        energies = self._energies.tolist()
+        if not math.isfinite(sum(energies)):
+            raise QuantizerError("the tokenizer gives vectors that are not finite on these clips; take an earlier checkpoint")
+        positions = torch.cat([torch.arange(len(codes)) for codes in self._sample])
+        report = code_report(torch.cat(self._sample), positions, self._model.config.quantizer.codebook_size)
+        kind = "cold start" if isinstance(self._tokenizer, RandomTokenizer) else "trained"
+        return CodeStatistics(kind, tuple(left / max(energies[0], 1e-30) for left in energies[1:]), report)

@@ -1,0 +1,140 @@
+"""The networks of a run: built from its configuration, joined to objectives for each phase, read from its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bridle.config import fingerprint
+from bridle.errors import RunError
+from bridle.models.encoder import Encoder
+from bridle.models.predictor import CodeHead, PatchHead, Predictor
+from bridle.models.tokenizer import Estimator, RandomTokenizer, Tokenizer
+from bridle.objectives.base import Objective
+from bridle.objectives.masked import MaskedCodes, MaskedPatches
+from bridle.objectives.tokenizer import Joint, TokenizerDistillation
+from bridle.phases import Phase
+from bridle.randomness import derive_seed
+from bridle.run import RunConfig, RunFolder
+from bridle.train.checkpoint import read_weights
+
+
+class Networks(nn.Module):
+    """The networks that a run's phases need, under the names they have in ``model.safetensors``.
+
+    ``tokenizer`` and ``estimator`` exist when a phase trains them, ``cold`` when a phase starts cold, ``patch_head``
+    for regression.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        kinds = {phase.kind for phase in config.plan}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "networks"))
+            self.encoder = Encoder(config.encoder)
+            self.predictor = Predictor(config.predictor, config.encoder.width, config.encoder.axes)
+            self.head: CodeHead | None = None
+            self.patch_head: PatchHead | None = None
+            self.cold: RandomTokenizer | None = None
+            self.tokenizer: Tokenizer | None = None
+            self.estimator: Estimator | None = None
+            if kinds != {"patches"}:
+                self.head = CodeHead(config.predictor.width, config.quantizer.num_codebooks, config.quantizer.codebook_size)
+            if "patches" in kinds:
+                self.patch_head = PatchHead(config.predictor.width, config.encoder.patch_values)
+            if "cold" in kinds:
+                self.cold = RandomTokenizer(config.cold_start, config.encoder.patch_values, config.quantizer)
+            if kinds & {"tokenizer", "encoder", "joint"}:
+                self.tokenizer = Tokenizer(config.encoder, config.quantizer)
+                self.estimator = Estimator(
+                    config.estimator, config.quantizer.code_dim, config.encoder.width, config.encoder.axes
+                )
+
+    @property
+    def best_tokenizer(self) -> Tokenizer | RandomTokenizer | None:
+        """The tokenizer whose codes stand for the run: the trained one when it is fitted, else the cold-start one."""
+        for candidate in (self.tokenizer, self.cold):
+            if candidate is not None and bool(candidate.quantizer.fitted):
+                return candidate
+        return None
+
+
+def read_networks(folder: RunFolder, config: RunConfig) -> Networks:
+    """The networks with the run's newest weights, in eval mode.
+
+    Raises:
+        RunError: there are no weights yet, or they do not fit the configuration.
+    """
+    if not folder.weights.is_file():
+        raise RunError(f"{folder.path} holds no model.safetensors: no checkpoint was written yet; run pretrain with --resume")
+    weights, _ = read_weights(folder.weights)
+    networks = Networks(config)
+    load_weights(networks, weights, folder.weights)
+    return networks.eval().requires_grad_(False)
+
+
+def load_weights(networks: Networks, weights: dict[str, Tensor], source: Path) -> None:
+    """Load ``weights`` exactly.
+
+    Raises:
+        RunError: names or shapes differ, with the first that does.
+    """
+    own = networks.state_dict()
+    for name in [*own, *weights]:
+        if name not in weights or name not in own:
+            raise RunError(f"{source} does not fit its config.yaml: '{name}' is {'missing' if name in own else 'unknown'}")
+        if own[name].shape != weights[name].shape:
+            raise RunError(
+                f"{source} does not fit its config.yaml: '{name}' is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+            )
+    networks.load_state_dict(weights)
+
+
+def model_fingerprint(config: RunConfig, weights: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that change with any weight or any setting that changes codes or embeddings."""
+    digest = hashlib.sha256()
+    for part in (config.audio, config.encoder, config.quantizer):
+        digest.update(fingerprint(part).encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def build_objective(phase: Phase, networks: Networks, config: RunConfig) -> Objective:
+    """The objective of a phase on the run's networks, with everything it does not train frozen."""
+    networks.requires_grad_(True)
+    encoder, predictor, masks = networks.encoder, networks.predictor, config.masks
+    if phase.kind == "patches":
+        assert networks.patch_head is not None
+        return MaskedPatches(encoder, predictor, networks.patch_head, masks)
+    if phase.kind == "tokenizer":
+        assert networks.tokenizer is not None
+        assert networks.estimator is not None
+        return TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
+    tokenizer = networks.cold if phase.kind == "cold" else networks.tokenizer
+    assert tokenizer is not None
+    assert networks.head is not None
+    codes = MaskedCodes(encoder, predictor, networks.head, tokenizer, masks, config.level_weights)
+    if phase.kind != "joint":
+        return codes
+    assert networks.tokenizer is not None
+    assert networks.estimator is not None
+    distillation = TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
+    return Joint(codes, distillation, config.joint_weight, config.joint_every)
+
+
+def renew_predictor(networks: Networks, config: RunConfig, phase_index: int) -> None:
+    """New codes mean new labels: a fresh head, and a fresh predictor when the configuration says so."""
+    device = next(networks.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "renew", phase_index))
+        if config.fresh_predictor:
+            networks.predictor = Predictor(config.predictor, config.encoder.width, config.encoder.axes).to(device)
+        networks.head = CodeHead(config.predictor.width, config.quantizer.num_codebooks, config.quantizer.codebook_size).to(
+            device
+        )

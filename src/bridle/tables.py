@@ -1,0 +1,292 @@
+"""Codes and embeddings of whole sound sets as parquet, for pandas, pyarrow, DuckDB and Hugging Face datasets.
+
+``OUT/part-00000.parquet`` holds the rows of the first ``files_per_part`` files of the manifest, and so on: a row for each
+window of ``crop_seconds`` of a file, in the order of the manifest. A part is written under another name and renamed, so
+one that is there is whole; a call that was cut short is continued by calling again. The settings stand in the schema's
+metadata under ``bridle`` as JSON. Unreadable files are listed in ``OUT/_quarantine.jsonl``; readers of parquet folders
+pass over names that begin with an underscore.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from bridle.data.manifest import Entry, Manifest
+from bridle.data.quarantine import BadFile
+from bridle.errors import ConfigError, DataError, RunError
+from bridle.files import explain_write_error, write_atomically
+from bridle.inference import Model, Window
+from bridle.nn.pooling import Pooling, pool
+
+QUARANTINE_NAME = "_quarantine.jsonl"
+FILES_PER_PART = 1000
+_SLAB_WINDOWS = 128  # kept in memory at once, and encoded in the order of their length, so that little is padding
+_MAX_CODEBOOK_SIZE = 1 << 16  # codes are stored as uint16
+
+Progress = Callable[[int], None]
+"""Called now and then with the number of files that are done."""
+
+Convert = Callable[[list[str], list[Window]], Any]
+"""(file of every window, windows) -> pyarrow.RecordBatch of a row each."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is in the folder after a call.
+
+    Attributes:
+        num_rows: windows, over all parts.
+        num_parts: parts.
+        num_kept_parts: parts of an earlier call that were kept.
+        bad: files that cannot be read; one that breaks off in the middle has rows up to there.
+    """
+
+    num_rows: int
+    num_parts: int
+    num_kept_parts: int
+    bad: tuple[BadFile, ...]
+
+
+def write_codes(
+    model: Model, manifest: Manifest, out: Path, *, files_per_part: int = FILES_PER_PART, progress: Progress | None = None
+) -> Written:
+    """Write the codes of every file.
+
+    Columns: ``path`` (the manifest's key), ``start_seconds`` of the window, ``grid`` (time, height, width) of its N patches,
+    ``codes`` (N lists of R uint16, in the order of the grid), ``fingerprint`` of the model.
+
+    Args:
+        model: with a tokenizer.
+        manifest: the files.
+        out: folder, created if missing; parts of an earlier call with the same model, files and settings are kept.
+        files_per_part: files in a part, at least 1.
+        progress: told about files that are done.
+
+    Raises:
+        RunError: the model has no tokenizer, ``out`` holds parts of something else, or it cannot be written.
+        DataError: no file can be read.
+        ConfigError: ``files_per_part`` is below 1, or K is above 65536.
+    """
+    levels, size = model.config.quantizer.num_codebooks, model.config.quantizer.codebook_size
+    if model.networks.best_tokenizer is None:
+        raise RunError("this run has no fitted tokenizer; pretrain with a cold or tokenizer phase to get codes")
+    if size > _MAX_CODEBOOK_SIZE:
+        raise ConfigError(f"codebook_size is {size}; codes are stored as uint16, which holds {_MAX_CODEBOOK_SIZE}")
+    code, grid = pa.list_(pa.uint16(), levels), pa.list_(pa.int32(), 3)
+    settings = {"kind": "codes", "num_codebooks": levels, "codebook_size": size}
+    schema = _schema(model, settings, [("grid", grid), ("codes", pa.list_(code))])
+
+    def convert(names: list[str], windows: list[Window]) -> Any:
+        found = _encode_by_length(windows, lambda group: (codes for _, codes in model.encode_codes(group)))
+        flat = pa.array(torch.cat([codes.codes for codes in found]).flatten().numpy().astype("uint16"))
+        ends = torch.tensor([0, *(len(codes.codes) for codes in found)]).cumsum(0).to(torch.int32)
+        rows = pa.ListArray.from_arrays(pa.array(ends.numpy()), pa.FixedSizeListArray.from_arrays(flat, levels))
+        grids = pa.array([codes.grid.shape for codes in found], grid)
+        return _record_batch(schema, model, names, windows, [grids, rows])
+
+    return _write(model, manifest, out, schema, convert, files_per_part, progress)
+
+
+def write_embeddings(
+    model: Model,
+    manifest: Manifest,
+    out: Path,
+    *,
+    pooling: Pooling = "mean",
+    files_per_part: int = FILES_PER_PART,
+    progress: Progress | None = None,
+) -> Written:
+    """Write an embedding of every window of every file; a file of at most ``crop_seconds`` has one, that of ``model.embed``.
+
+    Columns: ``path`` (the manifest's key), ``start_seconds`` of the window, ``embedding`` (D float32, or frequency * D for
+    ``pooling="time"``), ``fingerprint`` of the model.
+
+    Args:
+        model: any.
+        manifest: the files.
+        out: folder, as for :func:`write_codes`.
+        pooling: as for ``model.embed``.
+        files_per_part: files in a part, at least 1.
+        progress: told about files that are done.
+
+    Raises:
+        RunError: ``out`` holds parts of something else, or it cannot be written.
+        DataError: no file can be read.
+        ConfigError: ``files_per_part`` is below 1.
+    """
+    width = model.width * (_bands(model) if pooling == "time" else 1)
+    schema = _schema(model, {"kind": "embeddings", "pooling": pooling}, [("embedding", pa.list_(pa.float32(), width))])
+
+    def vectors(windows: list[Window]) -> Iterator[torch.Tensor]:
+        for encoded in model.encode(windows):
+            yield from pool(encoded.patches, encoded.grid, encoded.steps, pooling).cpu()
+
+    def convert(names: list[str], windows: list[Window]) -> Any:
+        flat = torch.cat(_encode_by_length(windows, vectors)).numpy()
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+        return _record_batch(schema, model, names, windows, [rows])
+
+    return _write(model, manifest, out, schema, convert, files_per_part, progress)
+
+
+def _bands(model: Model) -> int:
+    return model.config.audio.fbank.num_mels // model.config.encoder.patch[1]
+
+
+def _schema(model: Model, settings: dict[str, Any], columns: list[tuple[str, Any]]) -> Any:
+    from bridle import __version__
+
+    audio, patch = model.config.audio, model.config.encoder.patch
+    described = {
+        **settings,
+        "fingerprint": model.fingerprint,
+        "bridle_version": __version__,
+        "window_seconds": audio.crop_seconds,
+        "patch_seconds": patch[0] * audio.fbank.hop_seconds,
+        "patch_bands": patch[1],
+        "num_bands": _bands(model),
+    }
+    first, last = [("path", pa.string()), ("start_seconds", pa.float64())], [("fingerprint", pa.string())]
+    return pa.schema([*first, *columns, *last], metadata={"bridle": json.dumps(described)})
+
+
+def _record_batch(schema: Any, model: Model, names: list[str], windows: list[Window], columns: list[Any]) -> Any:
+    starts = pa.array([window.start_seconds for window in windows], pa.float64())
+    fingerprints = pa.array([model.fingerprint] * len(windows), pa.string())
+    # A name that is not UTF-8 gets replacement characters: text columns hold nothing else.
+    paths = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
+    return pa.record_batch([pa.array(paths, pa.string()), starts, *columns, fingerprints], schema=schema)
+
+
+def _encode_by_length(windows: list[Window], encode: Callable[[list[Window]], Iterable[T]]) -> list[T]:
+    """``encode(windows)``, computed from short to long."""
+    order = sorted(range(len(windows)), key=lambda i: windows[i].inputs.shape[1])
+    found = dict(zip(order, encode([windows[i] for i in order]), strict=True))
+    return [found[i] for i in range(len(windows))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    num_rows: int
+    bad: tuple[BadFile, ...]
+
+
+def _write(
+    model: Model,
+    manifest: Manifest,
+    out: Path,
+    schema: Any,
+    convert: Convert,
+    files_per_part: int,
+    progress: Progress | None,
+) -> Written:
+    if files_per_part < 1:
+        raise ConfigError(f"files_per_part is {files_per_part}; it must be at least 1")
+    settings = json.loads(schema.metadata[b"bridle"])
+    settings |= {"files_per_part": files_per_part, "num_files": len(manifest), "files": _digest(manifest.entries)}
+    schema = schema.with_metadata({"bridle": json.dumps(settings)})
+    kept = _read_parts(out, settings)
+    parts: list[_Part] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for stale in out.glob(".tmp-*"):
+            stale.unlink()
+        for number, start in enumerate(range(0, len(manifest), files_per_part)):
+            entries = manifest.entries[start : start + files_per_part]
+            tell = _shifted(progress, start)
+            part = kept.get(number) or _write_part(_part_path(out, number), model, entries, schema, convert, tell)
+            tell(len(entries))
+            parts.append(part)
+        bad = (*manifest.bad, *(file for part in parts for file in part.bad))
+        _write_quarantine(out / QUARANTINE_NAME, bad)
+    except OSError as error:
+        raise RunError(explain_write_error(error, out, "parquet parts")) from error
+    num_rows = sum(part.num_rows for part in parts)
+    if num_rows == 0:
+        for number in range(len(parts)):
+            _part_path(out, number).unlink()  # so that a call after the repair starts anew
+        raise DataError(f"none of {len(manifest)} files can be read; first: {bad[0].key} ({bad[0].reason}); check the files")
+    return Written(num_rows, len(parts), len(kept), bad)
+
+
+def _write_part(path: Path, model: Model, entries: Sequence[Entry], schema: Any, convert: Convert, tell: Progress) -> _Part:
+    bad: list[BadFile] = []
+    num_rows = 0
+
+    def create(target: Path) -> None:
+        nonlocal num_rows
+        windows = model.windows(entries, bad)
+        with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+            while slab := list(islice(windows, _SLAB_WINDOWS)):
+                writer.write_batch(convert([entries[window.index].key for window in slab], slab))
+                num_rows += len(slab)
+                tell(slab[-1].index)
+            # With the rows in one file, so that they cannot disagree.
+            writer.add_key_value_metadata({"bridle.bad": json.dumps([asdict(file) for file in bad])})
+
+    write_atomically(path, create)
+    return _Part(num_rows, tuple(bad))
+
+
+def _read_parts(out: Path, settings: dict[str, Any]) -> dict[int, _Part]:
+    """The parts that are there by number; one that is damaged counts as missing.
+
+    Raises:
+        RunError: a part of another model, other files or other settings.
+    """
+    found: dict[int, _Part] = {}
+    for path in sorted(out.glob("part-*.parquet")):
+        with contextlib.suppress(pa.ArrowException, OSError):
+            metadata = pq.read_metadata(path)
+            texts = metadata.metadata or {}
+            _check_same(path, json.loads(texts.get(b"bridle", b"{}")), settings)
+            bad = tuple(BadFile(**file) for file in json.loads(texts[b"bridle.bad"]))
+            found[int(path.stem.removeprefix("part-"))] = _Part(metadata.num_rows, bad)
+    return found
+
+
+def _check_same(path: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+    remedy = "choose another --out, or remove that folder"
+    for name, value in wanted.items():
+        if name in ("bridle_version", "files") or there.get(name) == value:
+            continue
+        raise RunError(f"{path} was written with {name}={there.get(name)}, not {value}; {remedy}")
+    if there["files"] != wanted["files"]:
+        raise RunError(f"{path} was written from other files; {remedy}")
+
+
+def _digest(entries: Sequence[Entry]) -> str:
+    """16 hexadecimal digits that change with any name or duration."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(f"{entry.key}\0{entry.duration_seconds}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _part_path(out: Path, number: int) -> Path:
+    return out / f"part-{number:05d}.parquet"
+
+
+def _write_quarantine(path: Path, bad: Sequence[BadFile]) -> None:
+    if not bad:
+        path.unlink(missing_ok=True)
+        return
+    lines = (json.dumps(asdict(file), ensure_ascii=False) + "\n" for file in bad)
+    write_atomically(path, "".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _shifted(progress: Progress | None, start: int) -> Progress:
+    return lambda done: progress(start + done) if progress is not None else None

@@ -1,0 +1,113 @@
+"""Layers against naive references, and their invariances."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bridle.errors import ConfigError, DataError
+from bridle.grid import PatchGrid
+from bridle.nn.attention import Attention, attend
+from bridle.nn.block import Block, CrossBlock
+from bridle.nn.patches import normalise_patches, patchify, unpatchify
+from bridle.nn.pooling import pool
+from bridle.nn.positions import sine_cosine
+
+
+def naive_attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    out = torch.zeros_like(query)
+    for b in range(query.shape[0]):
+        for h in range(query.shape[1]):
+            for q in range(query.shape[2]):
+                scores = torch.stack([query[b, h, q] @ k for k in key[b, h]]) / math.sqrt(query.shape[-1])
+                if allowed is not None:
+                    scores[~allowed[b, 0, 0]] = -torch.inf
+                out[b, h, q] = scores.softmax(0) @ value[b, h]
+    return out
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attend_equals_naive_attention(masked: bool, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (4, 6, 6))
+    allowed = (torch.arange(6) < torch.tensor([6, 3])[:, None])[:, None, None] if masked else None
+    got = attend(q.to(dtype), k.to(dtype), v.to(dtype), allowed)
+    assert got.dtype == dtype
+    torch.testing.assert_close(
+        got.float(), naive_attention(q, k, v, allowed), atol=1e-5 if dtype == torch.float32 else 0.03, rtol=0
+    )
+
+
+def test_the_two_attention_implementations_agree_in_gradient() -> None:
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randn(2, 2, 12, 16, generator=generator).to(torch.bfloat16).requires_grad_() for _ in range(3)]
+    plain = torch.autograd.grad(attend(*parts, None).float().square().sum(), parts)
+    fused = torch.autograd.grad(F.scaled_dot_product_attention(*parts).float().square().sum(), parts)
+    for a, b in zip(plain, fused, strict=True):
+        torch.testing.assert_close(a.float(), b.float(), atol=0.05, rtol=0.05)
+
+
+def test_attention_refuses_heads_that_do_not_divide() -> None:
+    with pytest.raises(ConfigError, match="heads=5 must divide width=32"):
+        Attention(32, 5)
+
+
+@pytest.mark.parametrize("block", [Block(16, 2, 4.0), CrossBlock(16, 2, 4.0)])
+def test_blocks_have_gradients_everywhere(block: torch.nn.Module) -> None:
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    out = block(x, None) if isinstance(block, Block) else block(x, x.flip(1), None)
+    out.square().sum().backward()
+    assert out.shape == x.shape
+    for name, parameter in block.named_parameters():
+        # A key's bias shifts all scores of a query alike: its gradient is zero in exact arithmetic.
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_patchify_takes_the_right_values_and_back() -> None:
+    inputs = torch.arange(2 * 3 * 4 * 6 * 8, dtype=torch.float32).reshape(2, 3, 4, 6, 8)
+    patches = patchify(inputs, (2, 3, 4))
+    assert patches.grid.shape == (2, 2, 2)
+    expected = inputs[1, :, 2:4, 0:3, 4:8].reshape(-1)
+    number = (1 * 2 + 0) * 2 + 1
+    assert torch.equal(patches.values[1, number], expected)
+    assert torch.equal(unpatchify(patches, (2, 3, 4), 3), inputs)
+
+
+def test_patchify_refuses_a_rest() -> None:
+    with pytest.raises(DataError, match="cannot be cut"):
+        patchify(torch.zeros(1, 1, 17, 16, 1), (16, 16, 1))
+
+
+def test_normalised_patches_do_not_change_with_gain_or_offset() -> None:
+    values = torch.randn(3, 5, 256, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(normalise_patches(4 * values + 7), normalise_patches(values), atol=1e-4, rtol=0)
+    assert torch.equal(normalise_patches(torch.full((1, 1, 4), 3.0)), torch.zeros(1, 1, 4))
+
+
+def test_positions_do_not_depend_on_the_size_of_the_grid() -> None:
+    small, large = (sine_cosine(PatchGrid(t, 8), 30, ("time", "height")) for t in (3, 50))
+    assert torch.equal(small, large[:24])
+    time = sine_cosine(PatchGrid(4, 2), 8, ("time",))
+    expected = torch.cat([torch.sin(2 * 10000.0 ** -(torch.arange(4) / 4)), torch.cos(2 * 10000.0 ** -(torch.arange(4) / 4))])
+    torch.testing.assert_close(time[4], expected)
+    assert len(large.unique(dim=0)) == 400
+
+
+def test_positions_refuse_too_small_a_width() -> None:
+    with pytest.raises(ConfigError, match="width=3"):
+        sine_cosine(PatchGrid(2, 2), 3, ("time", "height"))
+
+
+def test_pooling_ignores_padding() -> None:
+    features = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(0))
+    steps = torch.tensor([6, 4])
+    poisoned = features.clone()
+    poisoned[1, 8:] = 1e6
+    mean, kept = (pool(poisoned, PatchGrid(6, 2), steps, kind) for kind in ("mean", "time"))
+    torch.testing.assert_close(mean[1], features[1, :8].mean(0))
+    torch.testing.assert_close(kept[0], features[0].reshape(6, 2, 5).mean(0).flatten())
+    torch.testing.assert_close(kept[1], features[1, :8].reshape(4, 2, 5).mean(0).flatten())

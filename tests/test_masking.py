@@ -1,0 +1,114 @@
+"""Masks: exact counts, purity per clip, blocks, padding."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridle.errors import ConfigError
+from bridle.grid import PatchGrid, Subset
+from bridle.masking import MaskConfig, draw_masks, num_masked
+
+KINDS = ("random", "time", "frequency", "block")
+GRID = PatchGrid(20, 8)
+
+
+def chosen(subset: Subset, row: int) -> set[int]:
+    assert subset.indices is not None
+    indices = subset.indices[row]
+    kept = indices if subset.valid is None else indices[subset.valid[row]]
+    assert len(set(kept.tolist())) == len(kept)
+    return set(kept.tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_clips_are_divided_without_rest(kind: str) -> None:
+    steps, seeds = torch.full((5,), 20), torch.arange(5)
+    masks = draw_masks(MaskConfig(kind=kind), GRID, steps, seeds)  # type: ignore[arg-type]
+    assert masks.visible.valid is None and masks.masked.valid is None
+    for row in range(5):
+        visible, masked = chosen(masks.visible, row), chosen(masks.masked, row)
+        assert not visible & masked
+        assert visible | masked == set(range(GRID.num_patches))
+        assert len(masked) / GRID.num_patches == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(steps=st.lists(st.integers(1, 20), min_size=1, max_size=6), ratio=st.floats(0.05, 0.95), seed=st.integers(0, 2**60))
+@settings(max_examples=40, deadline=None)
+def test_padding_is_never_chosen_and_counts_follow_from_the_length(
+    kind: str, steps: list[int], ratio: float, seed: int
+) -> None:
+    config = MaskConfig(kind=kind, mask_ratio=ratio, predict_ratio=0.5, num_masks=2)  # type: ignore[arg-type]
+    valid_steps = torch.tensor(steps)
+    masks = draw_masks(config, GRID, valid_steps, torch.arange(len(steps)) + seed)
+    hidden, predicted = num_masked(config, GRID, valid_steps)
+    for clip, clip_steps in enumerate(steps):
+        for row in (2 * clip, 2 * clip + 1):
+            visible, masked = chosen(masks.visible, row), chosen(masks.masked, row)
+            assert max(visible | masked) < clip_steps * GRID.patches_per_step
+            assert not visible & masked
+            assert len(visible) == clip_steps * GRID.patches_per_step - int(hidden[clip]) >= 1
+            assert len(masked) == int(predicted[clip])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clips_masks_do_not_depend_on_the_batch(kind: str) -> None:
+    config = MaskConfig(kind=kind, num_masks=3)  # type: ignore[arg-type]
+    steps, seeds = torch.tensor([20, 7, 12]), torch.tensor([11, 22, 33])
+    together = draw_masks(config, GRID, steps, seeds)
+    for clip in range(3):
+        alone = draw_masks(config, PatchGrid(int(steps[clip]), 8), steps[clip : clip + 1], seeds[clip : clip + 1])
+        for mask in range(3):
+            assert chosen(together.visible, 3 * clip + mask) == chosen(alone.visible, mask)
+            assert chosen(together.masked, 3 * clip + mask) == chosen(alone.masked, mask)
+
+
+def test_masks_of_one_clip_differ_and_so_do_clips() -> None:
+    masks = draw_masks(MaskConfig(num_masks=4), GRID, torch.full((2,), 20), torch.tensor([1, 2]))
+    sets = [frozenset(chosen(masks.visible, row)) for row in range(8)]
+    assert len(set(sets)) == 8
+
+
+def test_random_masks_are_uniform() -> None:
+    masks = draw_masks(MaskConfig(), GRID, torch.full((2000,), 20), torch.arange(2000))
+    assert masks.visible.indices is not None
+    share = torch.bincount(masks.visible.indices.flatten(), minlength=160) / 2000
+    # 160 patches, standard error 0.009: 5 errors.
+    assert (share - 0.2).abs().max() < 0.045
+
+
+def test_time_and_frequency_masks_hide_whole_lines() -> None:
+    steps, seeds = torch.full((1,), 20), torch.tensor([5])
+    time = torch.zeros(160)
+    time[list(chosen(draw_masks(MaskConfig(kind="time"), GRID, steps, seeds).visible, 0))] = 1
+    assert set(time.reshape(20, 8).sum(1).tolist()) == {0.0, 8.0}
+    frequency = torch.zeros(160)
+    frequency[list(chosen(draw_masks(MaskConfig(kind="frequency"), GRID, steps, seeds).visible, 0))] = 1
+    assert set(frequency.reshape(20, 8).sum(0).tolist()) == {0.0, 20.0}
+
+
+def test_block_masks_are_clustered() -> None:
+    def neighbours(kind: str) -> float:
+        total = 0.0
+        masks = draw_masks(MaskConfig(kind=kind), GRID, torch.full((50,), 20), torch.arange(50))  # type: ignore[arg-type]
+        for row in range(50):
+            picture = torch.zeros(160)
+            picture[list(chosen(masks.visible, row))] = 1
+            picture = picture.reshape(20, 8)
+            total += float((picture[1:] * picture[:-1]).sum() + (picture[:, 1:] * picture[:, :-1]).sum()) / 32
+        return total / 50
+
+    assert neighbours("block") > 1.2 > 2 * neighbours("random")
+
+
+def test_bad_settings_name_value_and_limit() -> None:
+    for settings_ in ({"mask_ratio": 1.0}, {"predict_ratio": 0.0}, {"num_masks": 0}, {"block": (0, 3)}):
+        with pytest.raises(ConfigError, match=r"masks\."):
+            MaskConfig(**settings_)  # type: ignore[arg-type]
+
+
+def test_global_random_state_is_untouched() -> None:
+    before = torch.get_rng_state()
+    draw_masks(MaskConfig(kind="block"), GRID, torch.full((3,), 20), torch.arange(3))
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,185 @@
+"""Parquet parts: rows, order, agreement with the Python API, resuming, unreadable files."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from bridle.data.manifest import read_manifest
+from bridle.errors import ConfigError, DataError, RunError
+from bridle.inference import load, random_model
+from bridle.recipes import recipe
+from bridle.run import with_normalisation
+from bridle.tables import write_codes, write_embeddings
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return load(tiny_run, "cpu")
+
+
+@pytest.fixture
+def manifest(tiny_folder):
+    return read_manifest(tiny_folder)
+
+
+def names(out):
+    return sorted(path.name for path in out.iterdir())
+
+
+def content(out):
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_codes_equal_those_of_the_model(model, manifest, tiny_folder, tmp_path):
+    written = write_codes(model, manifest, tmp_path / "out", files_per_part=4)
+    assert names(tmp_path / "out") == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert (written.num_rows, written.num_parts, written.num_kept_parts, written.bad) == (len(rows), 3, 0, ())
+    assert list(dict.fromkeys(row["path"] for row in rows)) == [entry.key for entry in manifest.entries]
+    for entry in manifest.entries:
+        own = [row for row in rows if row["path"] == entry.key]
+        codes = model.tokenize(tiny_folder / entry.key)
+        joined = torch.tensor([code for row in own for code in row["codes"]])
+        assert torch.equal(joined, codes.codes)
+        assert sum(row["grid"][0] for row in own) == codes.grid.time
+        for row in own:
+            assert row["grid"][1:] == [codes.grid.height, codes.grid.width]
+            assert len(row["codes"]) == row["grid"][0] * codes.grid.height
+            assert row["fingerprint"] == model.fingerprint
+    starts = [row["start_seconds"] for row in rows if row["path"] == "b/long.wav"]
+    assert starts == pytest.approx([0, 2, 4], abs=0.02)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "time"])
+def test_embedding_of_a_short_file_is_that_of_the_model(model, manifest, tiny_folder, tmp_path, pooling):
+    write_embeddings(model, manifest, tmp_path, pooling=pooling)
+    rows = pq.read_table(tmp_path).to_pylist()
+    assert [row["path"] for row in rows if row["start_seconds"] == 0] == [entry.key for entry in manifest.entries]
+    for row in rows:
+        if row["path"] != "b/long.wav":
+            expected = model.embed(tiny_folder / row["path"], pooling)
+            torch.testing.assert_close(torch.tensor(row["embedding"]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_of_a_long_file_average_to_its_embedding(model, tiny_folder, tmp_path):
+    write_embeddings(model, read_manifest(tiny_folder / "b" / "long.wav"), tmp_path / "vectors")
+    write_codes(model, read_manifest(tiny_folder / "b" / "long.wav"), tmp_path / "codes")
+    vectors = torch.tensor([row["embedding"] for row in pq.read_table(tmp_path / "vectors").to_pylist()])
+    steps = torch.tensor([float(row["grid"][0]) for row in pq.read_table(tmp_path / "codes").to_pylist()])
+    mean = (vectors * steps[:, None]).sum(0) / steps.sum()
+    torch.testing.assert_close(mean, model.embed(tiny_folder / "b" / "long.wav"), rtol=1e-4, atol=1e-5)
+
+
+def test_schema_says_what_the_columns_mean(model, manifest, tmp_path):
+    write_codes(model, manifest, tmp_path)
+    schema = pq.read_schema(tmp_path / "part-00000.parquet")
+    types = {field.name: str(field.type).replace("element", "item") for field in schema}
+    assert types == {
+        "path": "string",
+        "start_seconds": "double",
+        "grid": "fixed_size_list<item: int32>[3]",
+        "codes": "list<item: fixed_size_list<item: uint16>[2]>",
+        "fingerprint": "string",
+    }
+    described = json.loads(schema.metadata[b"bridle"])
+    expected = {
+        "kind": "codes",
+        "fingerprint": model.fingerprint,
+        "num_codebooks": 2,
+        "codebook_size": 16,
+        "patch_seconds": 0.16,
+        "patch_bands": 16,
+        "num_bands": 4,
+        "window_seconds": 2.0,
+        "num_files": 10,
+    }
+    assert {name: described[name] for name in expected} == expected
+
+
+def test_finished_parts_are_kept_and_missing_ones_made_alike(model, manifest, tmp_path):
+    write_codes(model, manifest, tmp_path, files_per_part=3)
+    before = content(tmp_path)
+    (tmp_path / "part-00001.parquet").unlink()
+    (tmp_path / ".tmp-part-00001.parquet-1").write_bytes(b"left by a killed call")
+    (tmp_path / "part-00002.parquet").write_bytes(before["part-00002.parquet"][:-7])
+    done = []
+    written = write_codes(model, manifest, tmp_path, files_per_part=3, progress=done.append)
+    assert content(tmp_path) == before
+    assert (written.num_kept_parts, written.num_parts) == (2, 4)
+    assert done == sorted(done)
+    assert done[-1] == len(manifest)
+
+
+def test_a_call_that_is_cut_short_is_continued(model, manifest, tmp_path):
+    write_codes(model, manifest, tmp_path / "whole", files_per_part=3)
+
+    def interrupt(done):
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_codes(model, manifest, tmp_path / "cut", files_per_part=3, progress=interrupt)
+    assert names(tmp_path / "cut") == ["part-00000.parquet"]
+    assert write_codes(model, manifest, tmp_path / "cut", files_per_part=3).num_kept_parts == 1
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def test_parts_of_something_else_are_never_mixed(model, manifest, tmp_path):
+    write_embeddings(model, manifest, tmp_path)
+    before = content(tmp_path)
+    other = random_model(model.config, torch.device("cpu"))
+    fewer = replace(manifest, entries=(*manifest.entries[1:], manifest.entries[0]))
+    with pytest.raises(RunError, match=f"fingerprint={model.fingerprint}, not {other.fingerprint}; choose another --out"):
+        write_embeddings(other, manifest, tmp_path)
+    with pytest.raises(RunError, match="pooling=mean, not time"):
+        write_embeddings(model, manifest, tmp_path, pooling="time")
+    with pytest.raises(RunError, match="kind=embeddings, not codes"):
+        write_codes(model, manifest, tmp_path)
+    with pytest.raises(RunError, match="files_per_part=1000, not 5"):
+        write_embeddings(model, manifest, tmp_path, files_per_part=5)
+    with pytest.raises(RunError, match="from other files"):
+        write_embeddings(model, fewer, tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_unreadable_files_are_set_aside(model, tiny_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_folder, data)
+    manifest = read_manifest(data)
+    (data / "a" / "sound-0.wav").unlink()
+    (data / "b" / "sound-1.wav").write_bytes(b"no sound at all")
+    out = tmp_path / "out"
+    written = write_codes(model, manifest, out, files_per_part=4)
+    assert {(file.key, file.reason) for file in written.bad} == {("a/sound-0.wav", "missing"), ("b/sound-1.wav", "not audio")}
+    assert {row["path"] for row in pq.read_table(out).to_pylist()} == {
+        entry.key for entry in manifest.entries if entry.key not in ("a/sound-0.wav", "b/sound-1.wav")
+    }
+    lines = (out / "_quarantine.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {"key": "a/sound-0.wav", "reason": "missing"}
+    assert len(lines) == 2
+    assert write_codes(model, manifest, out, files_per_part=4) == replace(written, num_kept_parts=3)
+
+
+def test_nothing_readable_is_an_error_and_leaves_no_part(model, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "data")
+    manifest = read_manifest(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(DataError, match=r"none of 10 files can be read; first: a/sound-0.wav \(missing\)"):
+        write_codes(model, manifest, tmp_path / "out", files_per_part=4)
+    assert names(tmp_path / "out") == ["_quarantine.jsonl"]
+
+
+def test_wrong_calls(model, manifest, tmp_path):
+    with pytest.raises(ConfigError, match="files_per_part is 0"):
+        write_codes(model, manifest, tmp_path, files_per_part=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write parquet parts to"):
+        write_codes(model, manifest, tmp_path / "file")
+    untrained = random_model(with_normalisation(recipe("audio-debug"), 0.0, 1.0), torch.device("cpu"))
+    with pytest.raises(RunError, match="no fitted tokenizer"):
+        write_codes(untrained, manifest, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
