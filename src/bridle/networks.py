@@ -108,6 +108,7 @@ def model_fingerprint(config: RunConfig, weights: dict[str, Tensor]) -> str:
 def build_objective(phase: Phase, networks: Networks, config: RunConfig) -> Objective:
     """The objective of a phase on the run's networks, with everything it does not train frozen."""
     networks.requires_grad_(True)
+    networks.zero_grad(set_to_none=True)
     encoder, predictor, masks = networks.encoder, networks.predictor, config.masks
     if phase.kind == "patches":
         assert networks.patch_head is not None

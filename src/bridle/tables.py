@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -147,13 +148,11 @@ def _bands(model: Model) -> int:
 
 
 def _schema(model: Model, settings: dict[str, Any], columns: list[tuple[str, Any]]) -> Any:
-    from bridle import __version__
-
     audio, patch = model.config.audio, model.config.encoder.patch
     described = {
         **settings,
         "fingerprint": model.fingerprint,
-        "bridle_version": __version__,
+        "bridle_version": _version(),
         "window_seconds": audio.crop_seconds,
         "patch_seconds": patch[0] * audio.fbank.hop_seconds,
         "patch_bands": patch[1],
@@ -161,6 +160,13 @@ def _schema(model: Model, settings: dict[str, Any], columns: list[tuple[str, Any
     }
     first, last = [("path", pa.string()), ("start_seconds", pa.float64())], [("fingerprint", pa.string())]
     return pa.schema([*first, *columns, *last], metadata={"bridle": json.dumps(described)})
+
+
+def _version() -> str:
+    try:
+        return metadata.version("bridle")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"
 
 
 def _record_batch(schema: Any, model: Model, names: list[str], windows: list[Window], columns: list[Any]) -> Any:
@@ -250,11 +256,11 @@ def _read_parts(out: Path, settings: dict[str, Any]) -> dict[int, _Part]:
     found: dict[int, _Part] = {}
     for path in sorted(out.glob("part-*.parquet")):
         with contextlib.suppress(pa.ArrowException, OSError):
-            metadata = pq.read_metadata(path)
-            texts = metadata.metadata or {}
+            footer = pq.read_metadata(path)
+            texts = footer.metadata or {}
             _check_same(path, json.loads(texts.get(b"bridle", b"{}")), settings)
             bad = tuple(BadFile(**file) for file in json.loads(texts[b"bridle.bad"]))
-            found[int(path.stem.removeprefix("part-"))] = _Part(metadata.num_rows, bad)
+            found[int(path.stem.removeprefix("part-"))] = _Part(footer.num_rows, bad)
     return found
 
 

@@ -158,12 +158,15 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# The signal of a death may arrive once more while torch ends the other workers; Python then reports it as ignored.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("faults", [{"clip0": "kill"}, {"clip0": "kill", "clip7": "kill"}])
 def test_a_dead_worker_is_named(faults):
     with pytest.raises(DataError, match=r"a data worker died .*lower num_workers"):
         batches(dataset(**faults), num_workers=2, num_steps=20)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_dies_while_the_program_is_elsewhere_is_named():
     data = dataset()
     order = EpochOrder(data.lengths(), 3, 20, PATCH[0], seed=5)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from batches import ENCODER, Parts, batch
+from reference.batches import ENCODER, Parts, batch
 
 from bridle.errors import ConfigError
 from bridle.masking import MaskConfig

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from batches import Parts, batch
+from reference.batches import Parts, batch
 
 from bridle.data.batch import Batch
 from bridle.errors import ConfigError, TrainingError

@@ -10,20 +10,36 @@ from typing import Annotated
 
 import tyro
 from rich.console import RenderableType
+from rich.markup import escape
+from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
+from bridle.commands.arguments import JsonFile, Run, parse, write_json
 from bridle.commands.display import console, progress, table
+from bridle.commands.writing import Device
 from bridle.config import to_dict
 from bridle.data.manifest import read_manifest
-from bridle.errors import DataError
 from bridle.eval.evaluate import RUN, Columns, Evaluation, evaluate_run
 from bridle.eval.features import CodeStatistics
 from bridle.eval.gain import Gain
 from bridle.eval.protocol import ProbeResult
-from bridle.files import explain_write_error, write_atomically
 from bridle.inference import load
 
+_DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on labelled recordings.
+  Beside them stand the log-mel filterbank's statistics, the same encoder before training and bags of
+  the run's codes. Pooling and the probes' parameters are chosen without looking at test clips. Without
+  --fold and --split there are 5 stratified splits.
+
+examples:
+  bridle evaluate runs/first meta.csv --label class --fold fold
+  bridle evaluate runs/first meta.csv --label word --group speaker --json evaluation.json
+"""
+
+Manifest = Annotated[
+    Path, tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST", help="CSV or parquet table of paths and labels.")
+]
+Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
 PROBE_TITLES = {"knn": ("kNN", "k"), "linear": ("linear", "C")}
 """By a probe's name: its title, and the letter of its parameter."""
 _WORST = 0.1  # perplexity / K under which a level of the tokenizer has collapsed
@@ -31,41 +47,28 @@ _WORST = 0.1  # perplexity / K under which a level of the tokenizer has collapse
 
 @dataclass
 class Arguments:
-    """Judge a run's frozen features by kNN and linear probe on labelled recordings, beside its baselines.
+    """Of ``bridle evaluate``."""
 
-    Attributes:
-        run: the run folder.
-        manifest: CSV or parquet table of paths and labels.
-        label: column with the class.
-        fold: column with the official fold; each is left out in turn.
-        split: column that says train, validation or test.
-        group: column whose equal values stay on one side of a split, such as the speaker.
-        path: column with the paths; by default path, file, filename, audio or filepath.
-        json: also write everything, each prediction included, to this file.
-        device: where to compute, such as cpu or cuda; by default the GPU where there is one.
-        seed: of stratified splits.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    manifest: Annotated[Path, tyro.conf.Positional]
-    label: str
-    fold: str | None = None
-    split: str | None = None
-    group: str | None = None
-    path: str | None = None
-    json: Path | None = None
-    device: str | None = None
-    seed: int = 0
+    run: Run
+    manifest: Manifest
+    label: Annotated[str, tyro.conf.arg(metavar="COLUMN", help="Column with the class.")]
+    fold: Annotated[Column, tyro.conf.arg(help="Column with the official fold; each is left out in turn.")] = None
+    split: Annotated[Column, tyro.conf.arg(help="Column that says train, validation or test.")] = None
+    group: Annotated[Column, tyro.conf.arg(help="Equal values, such as a speaker's, stay on one side of a split.")] = None
+    path: Annotated[Column, tyro.conf.arg(help="Column with the paths, if its name is not a usual one.")] = None
+    json: JsonFile = None
+    device: Device = "auto"
+    seed: Annotated[int, tyro.conf.arg(help="Of stratified splits.")] = 0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    parsed = tyro.cli(Arguments, args=list(arguments), prog="bridle evaluate")
+    parsed = parse(Arguments, arguments, "bridle evaluate", _DESCRIPTION)
     columns = Columns(parsed.label, parsed.fold, parsed.split, parsed.group)
-    model = load(parsed.run, parsed.device)
+    model = load(parsed.run, None if parsed.device == "auto" else parsed.device)
     manifest = read_manifest(parsed.manifest, path_column=parsed.path)
     with progress("") as bar:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
@@ -73,19 +76,19 @@ def main(arguments: Sequence[str]) -> int:
             bar.update(tasks[stage], completed=done)
 
         evaluation = evaluate_run(model, manifest, columns, seed=parsed.seed, on_progress=on_progress)
-    if parsed.json is not None:
-        _write(parsed.json, {"run": str(parsed.run), "manifest": str(parsed.manifest), **to_dict(evaluation)})
-    title = f"{parsed.run} on {parsed.manifest}"
-    for part in screen(evaluation, title):
+    for part in screen(evaluation, f"{parsed.run} on {parsed.manifest}"):
         console().print(part)
     if parsed.json is not None:
-        console().print(f"everything, predictions included: {parsed.json}")
+        content = {"run": str(parsed.run), "manifest": str(parsed.manifest), **to_dict(evaluation)}
+        write_json(parsed.json, json.dumps(content, indent=1, ensure_ascii=False))
+        console().print(f"all numbers and every prediction: {escape(str(parsed.json))}", soft_wrap=True)
     return 0
 
 
 def screen(evaluation: Evaluation, title: str) -> Iterator[RenderableType]:
     """What the command prints: the table of features, the gains, the table of codes, notes."""
-    yield f"[bold]{title}[/]\n{len(evaluation.clips)} clips, {len(evaluation.classes)} classes, {evaluation.splits}"
+    yield Text(title, style="bold")
+    yield Text(f"{len(evaluation.clips)} clips, {len(evaluation.classes)} classes, {evaluation.splits}")
     yield probe_table(evaluation)
     yield gain_table(evaluation.gains)
     if evaluation.codes is not None:
@@ -163,11 +166,3 @@ def _gain_style(gain: Gain) -> str:
     if not gain.certain:
         return "dim"
     return "bold green" if gain.mean > 0 else "bold red"
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise DataError(explain_write_error(error, path.parent, path.name)) from error

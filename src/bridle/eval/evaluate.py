@@ -101,7 +101,7 @@ def evaluate_run(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Judge by kNN and linear probe a run's frozen features, beside log-mel statistics and the same encoder before training.
+    """Probe a run's frozen features by kNN and linear probe, beside log-mel statistics and the same encoder before training.
 
     Files that cannot be read, and clips with an empty cell in a column that is used, are left out with a note. Without
     fold and split column there are 5 stratified splits.

@@ -59,7 +59,7 @@ def labels_at(tokenizer: CodeSource, view: MaskedView) -> Tensor:
         rows = view.masks.masked.per_clip(len(view.patches.values))
         vectors = tokenizer.vectors_at(view.patches, view.every, rows)
         codes = tokenizer.quantizer.encode(vectors, check=False)
-    return codes.reshape(*indices.shape, -1)
+    return codes.reshape(*indices.shape, codes.shape[-1])
 
 
 class MaskedCodes(Objective):
@@ -156,12 +156,16 @@ class MaskedPatches(Objective):
 def fit_codebooks(tokenizer: RandomTokenizer | Tokenizer, batches: Iterable[Batch], patch: PatchSize, seed: int) -> None:
     """K-means start of a tokenizer's codebooks on its vectors of the valid patches of ``batches``, over all ranks."""
     sample: list[Tensor] = []
+    order: list[Tensor] = []
     device = next(iter(tokenizer.quantizer.buffers())).device
     with torch.no_grad():
-        for batch in batches:
-            moved = batch.to(device)
-            patches = patchify(moved.inputs, patch)
-            every = Subset.every(patches.grid, valid_steps(moved.lengths, patch[0])).to(device)
+        for number, batch in enumerate(batches):
+            patches = patchify(batch.inputs.to(device), patch)
+            every = Subset.every(patches.grid, valid_steps(batch.lengths, patch[0])).to(device)
             vectors = tokenizer.vectors(patches, every)
-            sample.append(vectors.flatten(0, 1) if every.valid is None else vectors[every.valid])
-    tokenizer.quantizer.fit(torch.cat(sample), seed)
+            clip = (number << 32) + batch.indices.to(device)
+            key = (clip[:, None] << 16) + torch.arange(patches.grid.num_patches, device=device)
+            kept = torch.ones_like(key, dtype=torch.bool) if every.valid is None else every.valid
+            sample.append(vectors[kept])
+            order.append(key[kept])
+    tokenizer.quantizer.fit(torch.cat(sample), seed, torch.cat(order))

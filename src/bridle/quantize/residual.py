@@ -195,7 +195,7 @@ class ResidualQuantizer(nn.Module):
                 buffer.copy_(torch.where(sound, new, buffer))
 
     @torch.no_grad()
-    def fit(self, z: Tensor, seed: int) -> None:
+    def fit(self, z: Tensor, seed: int, order: Tensor | None = None) -> None:
         """Start the codebooks by k-means, level after level on true residuals, from the vectors of all ranks together.
 
         Every rank must call it. Rank 0 computes, all others receive, so all ranks are bit-equal; equal samples, seeds
@@ -204,6 +204,8 @@ class ResidualQuantizer(nn.Module):
         Args:
             z: (..., C), this rank's sample, may be empty; at most ``init_sample`` vectors of all ranks are used.
             seed: of the subsample and of the k-means starts.
+            order: as many int64 as vectors: all ranks' vectors are sorted by it, so that the result does not depend on how
+                they are shared out; None takes them rank after rank.
 
         Raises:
             QuantizerError: wrong C, a non-finite vector, or fewer vectors than ``codebook_size``; on all ranks alike.
@@ -211,6 +213,8 @@ class ResidualQuantizer(nn.Module):
         size = self.config.codebook_size
         with torch.autocast(z.device.type, enabled=False):
             sample = all_gather_rows(self._prepare(z))
+            if order is not None:
+                sample = sample[all_gather_rows(order.to(sample.device)).argsort(stable=True)]
             if len(sample) < size:
                 raise QuantizerError(
                     f"the k-means sample has {len(sample)} vectors, fewer than codebook_size {size}: "

@@ -53,3 +53,21 @@ def audio_base() -> RunConfig:
         tokenizer_optim=OptimConfig(lr=2e-4, weight_decay=1e-4, warmup_ratio=2 / 31),
         train=TrainConfig(batch_size=1024, num_workers=8, checkpoint_every=1000),
     )
+
+
+def audio_demo() -> RunConfig:
+    """A few hundred clips of a few seconds in minutes on 2 cores, on the random tokenizer's codes only; made for ``bridle demo``.
+
+    Command: ``bridle demo``, which sets ``phases`` to as many steps as fit into its time.
+    """
+    return RunConfig(
+        recipe="audio-demo",
+        phases="cold:250steps",
+        audio=AudioConfig(crop_seconds=5.0),
+        encoder=EncoderConfig(width=192, depth=6, heads=3),
+        predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
+        masks=MaskConfig(mask_ratio=0.8, predict_ratio=0.5),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256),
+        encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
+        train=TrainConfig(batch_size=64),
+    )

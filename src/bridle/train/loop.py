@@ -6,6 +6,7 @@ they are logged.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ def train_step(
             total = sum((weights[name] / counts[name]) * loss for name, loss in output.losses.items())
             (total * distributed.world_size()).backward()  # type: ignore[union-attr]
         outputs.append(output)
-    norm = clip_gradients([p for p in objective.parameters() if p.grad is not None], clip_norm)
+    norm = clip_gradients([p for p in objective.parameters() if p.requires_grad], clip_norm)
     skipped = (~torch.isfinite(norm)).to(torch.float32)
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     optimizer.step()
@@ -211,7 +212,10 @@ def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
 def _wrap(objective: Objective) -> nn.Module:
     if not distributed.is_active():
         return objective
-    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=objective.varying)
+    with warnings.catch_warnings():
+        # Its successor still synchronises buffers at the start, which codebooks do not need.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=objective.varying)
 
 
 def _set_lr(optimizer: Optimizer, spec: PhaseSpec, step: int) -> None:

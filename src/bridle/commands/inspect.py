@@ -1,0 +1,129 @@
+"""``bridle inspect RUN``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bridle.commands.arguments import JsonFile, Run, parse, write_json
+from bridle.commands.display import console, describe, table
+from bridle.config import to_dict
+from bridle.run import RunConfig
+from bridle.summary import ALARM_BELOW, PhaseSummary, RunSummary, resume_command, summarise
+
+_DESCRIPTION = """Show what is in a run folder, finished or not.
+  Settings, phases with their steps and newest values, health of the codebooks with an alarm where a level
+  has collapsed, size of the networks and of the folder, and the command that continues the run.
+
+examples:
+  bridle inspect runs/first
+  bridle inspect runs/first --json first.json
+"""
+
+
+@dataclass
+class Arguments:
+    """Of ``bridle inspect``."""
+
+    run: Run
+    json: JsonFile = None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parsed = parse(Arguments, arguments, "bridle inspect", _DESCRIPTION)
+    summary = summarise(parsed.run)
+    if parsed.json is not None:
+        write_json(parsed.json, json.dumps(to_dict(summary), indent=1))
+    for part in screen(summary):
+        console().print(part, soft_wrap=isinstance(part, Text))
+    return 0
+
+
+def screen(summary: RunSummary) -> Iterator[RenderableType]:
+    """What the command prints."""
+    state = "finished" if summary.finished else "not finished" if summary.step else "no checkpoint yet"
+    style = "bold green" if summary.finished else "bold yellow"
+    yield Text.assemble(
+        (summary.path, "bold"), "  ", (state, style), f", {summary.step} steps", f"  fingerprint {summary.fingerprint or '-'}"
+    )
+    yield settings_table(summary.config)
+    yield phase_table(summary.phases)
+    if summary.levels:
+        yield codebook_table(summary)
+    for level, health in enumerate(summary.levels):
+        if health.alarm:
+            yield Text(
+                f"ALARM: level {level} has collapsed: perplexity/K is {health.perplexity:.2f}, below {ALARM_BELOW}; "
+                "use fewer codes (--quantizer.codebook-size) or more data",
+                style="bold red",
+            )
+    yield Text(_sizes(summary))
+    yield Text(_next(summary))
+
+
+def settings_table(config: RunConfig) -> Table:
+    """The settings worth a glance; config.yaml has all."""
+    audio, encoder, quantizer, predictor = config.audio, config.encoder, config.quantizer, config.predictor
+    scale = "not estimated yet" if audio.mean is None else f"mean {audio.mean:.3f}, deviation {audio.std:.3f}"
+    rows = {
+        "recipe": f"{config.recipe}, seed {config.seed}",
+        "sound": f"{audio.fbank.sample_rate} Hz, {audio.fbank.num_mels} mel bands, crops of {audio.crop_seconds:g} s",
+        "normalisation": scale,
+        "encoder": f"width {encoder.width}, depth {encoder.depth}, heads {encoder.heads}, "
+        f"patches of {encoder.patch[0]} frames x {encoder.patch[1]} bands",
+        "predictor": f"{predictor.kind}, width {predictor.width}, depth {predictor.depth}",
+        "masks": f"{config.masks.kind}, {100 * config.masks.mask_ratio:.0f} % hidden, {config.masks.num_masks} per clip",
+        "codebooks": f"{quantizer.num_codebooks} x {quantizer.codebook_size} codes of {quantizer.code_dim}",
+        "training": f"batches of {config.train.batch_size} clips, {config.train.precision}, "
+        f"learning rate {config.encoder_optim.lr:g}, tokenizer's {config.tokenizer_optim.lr:g}",
+    }
+    made = Table.grid(padding=(0, 2))
+    for name, text in rows.items():
+        made.add_row(Text(name, style="cyan"), Text(text))
+    return made
+
+
+def phase_table(phases: Sequence[PhaseSummary]) -> Table:
+    """Steps done and left, and the newest values of every phase."""
+    made = table("phases", ["phase", "length", "newest values", "done", "left"], [], left=3)
+    for phase in phases:
+        left = "?" if phase.steps_total is None else str(phase.steps_total - phase.steps_done)
+        values = describe(phase.values)
+        newest = f"step {phase.last_logged_step}: {values}" if values else "-"
+        made.add_row(phase.name, phase.length, newest, str(phase.steps_done), left)
+    return made
+
+
+def codebook_table(summary: RunSummary) -> Table:
+    """Health of the codebooks."""
+    what = "trained tokenizer" if summary.tokenizer == "tokenizer" else "cold-start tokenizer"
+    made = table(f"codebooks of the {what}", ["level", "codes in use %", "perplexity / K", "energy left %"], [])
+    for level, health in enumerate(summary.levels):
+        residual = "-" if health.residual is None else f"{100 * health.residual:.1f}"
+        style = "bold red" if health.alarm else ""
+        made.add_row(str(level), f"{100 * health.usage:.0f}", f"{health.perplexity:.2f}", residual, style=style)
+    return made
+
+
+def _sizes(summary: RunSummary) -> str:
+    networks = ", ".join(f"{name} {count:,}" for name, count in summary.parameters.items() if count)
+    checkpoints = ", ".join(summary.checkpoints) or "none"
+    return (
+        f"parameters: {networks}\n"
+        f"on disk: {summary.num_bytes / 1e6:.1f} MB; checkpoints: {checkpoints}\n"
+        f"unreadable files in quarantine: {summary.num_quarantined}"
+    )
+
+
+def _next(summary: RunSummary) -> str:
+    if summary.finished:
+        return (
+            f"use it:  bridle embed {summary.path} DATA --out VECTORS\n         bridle tokenize {summary.path} DATA --out CODES"
+        )
+    return f"continue it:\n  {resume_command(summary.config, summary.path)}"

@@ -1,0 +1,161 @@
+"""What to do about what was found: one line each, with the flag of ``bridle pretrain`` that does it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bridle.doctor.plan import Plan
+from bridle.doctor.scan import Scan
+from bridle.doctor.speed import Speed
+from bridle.run import RunConfig
+
+PATCHES_PER_CODE = 100
+"""Patches in an epoch for each code of a codebook, below which codes are learnt from too little."""
+FEW_STEPS = 500
+LONG_CROPS = 4
+HEARD_LITTLE = 0.5
+MUCH_PADDING = 0.15
+SHORT_STEPS = 4
+"""Time steps of patches in a clip below which prediction from the rest has little to go by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What advice is drawn from; memory is None where it is not known."""
+
+    scan: Scan
+    plan: Plan
+    speed: Speed | None
+    free_memory_bytes: int | None
+    free_disk_bytes: int
+
+
+def advise(found: Finding, config: RunConfig) -> tuple[str, ...]:
+    """All advice that applies, the gravest first."""
+    rules: tuple[Callable[[Finding, RunConfig], Iterator[str]], ...] = (_files, _amount, _lengths, _rates, _machine)
+    return tuple(line for rule in rules for line in rule(found, config))
+
+
+def projected_bad_ratio(scan: Scan) -> float:
+    """Share of all files that is unreadable if the files that were not decoded break as often as those that were."""
+    breaking = len(scan.undecodable) / scan.num_decoded if scan.num_decoded else 0.0
+    return (len(scan.manifest.bad) + breaking * len(scan.manifest)) / scan.manifest.num_files
+
+
+def _files(found: Finding, config: RunConfig) -> Iterator[str]:
+    scan, limit = found.scan, config.train.max_bad_fraction
+    sampled = scan.num_decoded < len(scan.manifest)
+    if scan.bad:
+        yield (
+            f"{_count(len(scan.bad), 'file')} cannot be read: repair or remove them; training passes over up to "
+            f"{100 * limit:g} % of the files (--train.max-bad-fraction)"
+        )
+    if scan.undecodable and sampled and projected_bad_ratio(scan) > limit:
+        yield (
+            f"about {100 * projected_bad_ratio(scan):.1f} % of all files break when they are decoded, to judge by "
+            f"{scan.num_decoded} of them: 'bridle doctor --all' lists every one"
+        )
+    if scan.silent:
+        yield f"{len(scan.silent)} of {scan.num_decoded} decoded files are silent, such as {scan.silent[0]}: remove them"
+    if scan.cut_short:
+        yield (
+            f"{len(scan.cut_short)} of {scan.num_decoded} decoded files hold less sound than their header says, such as "
+            f"{scan.cut_short[0]}: they were cut off while being copied or written; fetch them again"
+        )
+    if scan.num_copies:
+        yield f"{_count(scan.num_copies, 'file')} are copies of others (same size, same beginning): remove them, or mind them when evaluating"
+
+
+def _amount(found: Finding, config: RunConfig) -> Iterator[str]:
+    plan, size = found.plan, config.quantizer.codebook_size
+    total = sum(phase.total_steps(plan.steps_per_epoch) for phase in config.plan)
+    if plan.num_patches < PATCHES_PER_CODE * size:
+        fitting = 2 ** max(2, int(math.log2(max(1, plan.num_patches / PATCHES_PER_CODE))))
+        yield (
+            f"{plan.num_patches:,} patches are few for codebooks of {size} codes (better {PATCHES_PER_CODE} patches for each): "
+            f"add recordings, or use --quantizer.codebook-size {min(size, fitting)}"
+        )
+    if total < FEW_STEPS:
+        yield (
+            f"the whole plan makes {total} training steps, and an encoder learns little in fewer than {FEW_STEPS}: "
+            f'ask for more epochs, such as --phases "{_longer(config, FEW_STEPS / total)}", or a smaller --train.batch-size'
+        )
+
+
+def _longer(config: RunConfig, factor: float) -> str:
+    times = math.ceil(factor)
+    unit = {"epochs": "", "steps": "steps"}
+    return ", ".join(f"{phase.kind}:{phase.length * times:g}{unit[phase.unit]}" for phase in config.plan)
+
+
+def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
+    plan, entries, crop = found.plan, found.scan.manifest.entries, config.audio.crop_seconds
+    num_long = sum(entry.duration_seconds > LONG_CROPS * crop for entry in entries)
+    if num_long and plan.heard_ratio < HEARD_LITTLE:
+        yield (
+            f"{_count(num_long, 'file')} are longer than {LONG_CROPS} crops, and an epoch takes one crop of {crop:g} s from each "
+            f"file: it hears {100 * plan.heard_ratio:.0f} % of the sound. Cut long files into pieces of about {2 * crop:g} s, "
+            "or ask for more epochs"
+        )
+    step = config.encoder.patch[0] * config.audio.fbank.hop_seconds
+    num_short = sum(entry.duration_seconds < SHORT_STEPS * step for entry in entries)
+    if num_short > 0.1 * len(entries):
+        yield (
+            f"{_count(num_short, 'file')} are shorter than {SHORT_STEPS * step:.2f} s, {SHORT_STEPS} patches in time: little is left "
+            "to predict hidden patches from. Join them, or use shorter patches, such as --encoder.patch "
+            f"{max(1, config.encoder.patch[0] // 2)} {config.encoder.patch[1]} 1"
+        )
+    if plan.padding_ratio > MUCH_PADDING:
+        yield (
+            f"{100 * plan.padding_ratio:.0f} % of the computed patches are padding, because clips of very different length share "
+            "the few batches: a smaller --train.batch-size or more recordings lower it"
+        )
+
+
+def _rates(found: Finding, config: RunConfig) -> Iterator[str]:
+    rate = config.audio.fbank.sample_rate
+    low = [info.sample_rate for info in found.scan.infos if info.sample_rate < rate]
+    if not low:
+        return
+    yield (
+        f"{_count(len(low), 'file')} of {len(found.scan.infos)} are sampled below {rate} Hz and are raised to it: their upper mel "
+        "bands hold nothing, and the encoder may learn to tell such files apart by that"
+        + (f". As all are, use --audio.fbank.sample-rate {max(low)}" if len(low) == len(found.scan.infos) else "")
+    )
+
+
+def _machine(found: Finding, config: RunConfig) -> Iterator[str]:
+    plan, speed, memory = found.plan, found.speed, found.free_memory_bytes
+    limit = plan.cache_limit_bytes
+    if plan.cacheable_clips and plan.cache_bytes > limit:
+        yield (
+            f"short files need {plan.cache_bytes / 1e9:.2f} GB of memory to be decoded once only, and the limit is {limit / 1e9:g} GB: "
+            f"raise --audio.cache-gigabytes, or use --train.num-workers to decode beside the training"
+        )
+    needed = min(plan.cache_bytes, limit) + plan.memory_bytes
+    if memory is not None and needed > 0.8 * memory:
+        yield (
+            f"weights, optimiser and cache need {needed / 1e9:.1f} GB and {memory / 1e9:.1f} GB of memory are free: lower "
+            "--audio.cache-gigabytes or choose a smaller recipe"
+        )
+    if plan.disk_bytes > found.free_disk_bytes:
+        yield (
+            f"the checkpoints need {plan.disk_bytes / 1e9:.1f} GB and this folder's disk has {found.free_disk_bytes / 1e9:.1f} GB "
+            "free: write the run to another disk"
+        )
+    if speed is None:
+        return
+    slowest = max(phase.epoch_seconds for phase in speed.phases)
+    if speed.reread_seconds > 0.5 * slowest and not config.train.num_workers:
+        yield "reading the files takes more than half as long as training on them: use --train.num-workers 2 or more"
+    if speed.seconds > 86400:
+        yield (
+            f"the whole plan would take about {speed.seconds / 86400:.0f} days on this machine ({speed.device}): use a faster one, "
+            "a smaller recipe or fewer epochs"
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

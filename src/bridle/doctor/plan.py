@@ -1,0 +1,115 @@
+"""What a recipe makes of the files: clips, batches, patches, memory and disk. Nothing is decoded for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from bridle.data.audio import AudioLoader
+from bridle.data.batch import valid_steps
+from bridle.data.manifest import Manifest
+from bridle.data.sampler import EpochOrder
+from bridle.networks import Networks, build_objective
+from bridle.optim.groups import parameter_groups
+from bridle.pretrain import PREPARE_BATCHES
+from bridle.run import RunConfig, with_normalisation
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Figures of a recipe on a manifest.
+
+    Attributes:
+        recipe: its name.
+        num_clips: clips in an epoch: one crop of every file.
+        steps_per_epoch: batches in an epoch.
+        full_steps: what an epoch computes, padding included, in batches of ``batch_size`` full crops.
+        padding_ratio: share of the computed time steps that is padding.
+        heard_ratio: share of the sound that an epoch hears.
+        num_patches: valid patches in an epoch.
+        kmeans_sample: vectors that the codebooks start from.
+        num_parameters: of all networks.
+        memory_bytes: weights, gradients and optimiser state of the largest phase.
+        cache_bytes: log-mel of all files that the loader may keep in memory; ``cache_limit_bytes`` is its limit.
+        cacheable_clips: files of at most a crop, which the loader keeps in memory.
+        checkpoint_bytes: one checkpoint; ``disk_bytes`` with those that are kept and the one being written.
+    """
+
+    recipe: str
+    num_clips: int
+    steps_per_epoch: int
+    full_steps: float
+    padding_ratio: float
+    heard_ratio: float
+    num_patches: int
+    kmeans_sample: int
+    num_parameters: int
+    memory_bytes: int
+    cache_bytes: int
+    cache_limit_bytes: int
+    cacheable_clips: int
+    checkpoint_bytes: int
+    disk_bytes: int
+
+
+def unnormalised_loader(config: RunConfig) -> AudioLoader:
+    """The recipe's loader before the normalisation is estimated: what it gives is log-mel as it is."""
+    return AudioLoader(with_normalisation(config, 0.0, 0.5).audio)
+
+
+def make_plan(manifest: Manifest, config: RunConfig) -> Plan:
+    """Put the manifest in the recipe's order and count.
+
+    Raises:
+        DataError: the manifest is empty.
+        ConfigError: sizes of the recipe do not fit together.
+    """
+    loader = unnormalised_loader(config)
+    lengths = torch.tensor([loader.length(entry) for entry in manifest.entries], dtype=torch.int64)
+    patch_time, patch_bands, _ = config.encoder.patch
+    order = EpochOrder(lengths, config.train.batch_size, loader.crop_frames, patch_time, config.seed)
+    bands = config.audio.fbank.num_mels // patch_bands
+    steps = valid_steps(lengths, patch_time)
+    padding = order.padding_ratio(0)
+    crop_steps = int(valid_steps(torch.tensor([loader.crop_frames]), patch_time))
+    seconds = torch.tensor([entry.duration_seconds for entry in manifest.entries], dtype=torch.float64)
+    cacheable = seconds < config.audio.crop_seconds + config.audio.fbank.hop_seconds
+    networks = Networks(config)
+    weights, optimizer = _state_bytes(networks, config)
+    return Plan(
+        recipe=config.recipe,
+        num_clips=len(manifest),
+        steps_per_epoch=order.steps_per_epoch,
+        full_steps=int(steps.sum()) / (1 - padding) / (config.train.batch_size * crop_steps),
+        padding_ratio=padding,
+        heard_ratio=float(seconds.clamp(max=config.audio.crop_seconds).sum() / seconds.sum()),
+        num_patches=int(steps.sum()) * bands,
+        kmeans_sample=_kmeans_sample(order, steps) * bands,
+        num_parameters=sum(p.numel() for p in networks.parameters()),
+        memory_bytes=weights + optimizer + optimizer // 2,  # Adam keeps two numbers per gradient
+        cache_bytes=int(lengths[cacheable].sum()) * config.audio.fbank.num_mels * _FLOAT_BYTES,
+        cache_limit_bytes=round(config.audio.cache_gigabytes * 1e9),
+        cacheable_clips=int(cacheable.sum()),
+        checkpoint_bytes=weights + optimizer,
+        disk_bytes=(weights + optimizer) * (config.train.keep_checkpoints + 1),
+    )
+
+
+def _kmeans_sample(order: EpochOrder, steps: torch.Tensor) -> int:
+    """Time steps in the first ``PREPARE_BATCHES`` batches, over epochs if one is shorter."""
+    batches = (batch for epoch in range(PREPARE_BATCHES) for batch in order.iterate(epoch))
+    return sum(int(steps[batch].sum()) for batch in islice(batches, PREPARE_BATCHES))
+
+
+def _state_bytes(networks: Networks, config: RunConfig) -> tuple[int, int]:
+    """Bytes of all weights, and of the optimiser state of the phase that trains most."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in networks.state_dict().values())
+    trained = 0
+    for phase in config.plan:
+        groups = parameter_groups(build_objective(phase, networks, config).named_parameters(), 0.0)
+        trained = max(trained, sum(p.numel() for group in groups for p in group["params"]))
+    return weights, 2 * trained * _FLOAT_BYTES

@@ -1,0 +1,175 @@
+"""The whole examination: figures, what stands in the way of training, and what to do, in plain words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bridle import distributed
+from bridle.data.quarantine import BadFile, Quarantine
+from bridle.doctor.advice import Finding, advise
+from bridle.doctor.plan import Plan, make_plan
+from bridle.doctor.scan import OnProgress, Scan, scan_files
+from bridle.doctor.speed import Speed, estimate_speed
+from bridle.errors import TooManyBadFiles
+from bridle.files import free_bytes
+from bridle.run import RunConfig
+
+QUANTILES = {"shortest": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "longest": 1.0}
+_EDGES = (0.0, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 300, 1800, 3600)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Figures of the files.
+
+    Attributes:
+        num_files: good and bad.
+        num_bytes: of the readable files.
+        total_seconds: of the readable files.
+        quantiles: of their durations in seconds, by the names of ``QUANTILES``.
+        histogram: (from, to, number of files) in seconds, without empty ends; "to" of the last bin is the longest file.
+        sample_rates: number of files by rate in Hz.
+        channels: number of files by number of channels.
+        formats: number of files by container and coding.
+        bad: unreadable files; ``bad_reasons`` counts them.
+        num_decoded: files that were decoded; ``silent`` and ``cut_short`` are among them.
+        num_copies: files that are copies of another one.
+    """
+
+    num_files: int
+    num_bytes: int
+    total_seconds: float
+    quantiles: dict[str, float]
+    histogram: tuple[tuple[float, float, int], ...]
+    sample_rates: dict[int, int]
+    channels: dict[int, int]
+    formats: dict[str, int]
+    bad: tuple[BadFile, ...]
+    bad_reasons: dict[str, int]
+    num_decoded: int
+    silent: tuple[str, ...]
+    cut_short: tuple[str, ...]
+    num_copies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything ``bridle doctor`` says.
+
+    Attributes:
+        files: figures of the files.
+        plan: of the recipe.
+        speed: estimate on this machine; None when it was not asked for.
+        free_disk_bytes: in the current folder; ``free_memory_bytes`` is None where the system does not tell.
+        problems: why training would not start or would stop in its first epoch; empty when it would run.
+        advice: what to do.
+    """
+
+    files: Files
+    plan: Plan
+    speed: Speed | None
+    free_disk_bytes: int
+    free_memory_bytes: int | None
+    problems: tuple[str, ...]
+    advice: tuple[str, ...]
+
+
+def examine(
+    sources: Sequence[str | Path],
+    config: RunConfig,
+    *,
+    num_decoded: int | None = 200,
+    speed: bool = True,
+    device: torch.device | None = None,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Examine recordings for a recipe.
+
+    Args:
+        sources: as for ``pretrain``.
+        config: the recipe.
+        num_decoded: files to decode, None for all.
+        speed: time training steps on this machine.
+        device: where to train; this process's GPU by default, else the CPU.
+        on_progress: told about progress.
+
+    Raises:
+        DataError: a source is malformed, or no file is readable.
+        ConfigError: the settings do not fit together.
+    """
+    scan = scan_files(sources, num_decoded=num_decoded, on_progress=on_progress)
+    plan = make_plan(scan.manifest, config)
+    measured = None
+    if speed:
+        broken = {file.key for file in scan.undecodable}
+        readable = [entry for entry in scan.manifest.entries if entry.key not in broken]
+        measured = estimate_speed(config, plan, readable, device or distributed.default_device())
+    files, memory, disk = summarise_files(scan), available_memory(), free_bytes(Path.cwd())
+    problems = find_problems(scan, plan, config)
+    finding = Finding(scan, plan, measured, memory, disk)
+    return Report(files, plan, measured, disk, memory, problems, advise(finding, config))
+
+
+def summarise_files(scan: Scan) -> Files:
+    """The figures of a scan."""
+    seconds = np.array([entry.duration_seconds for entry in scan.manifest.entries])
+    bad = scan.bad
+    return Files(
+        num_files=scan.manifest.num_files,
+        num_bytes=scan.num_bytes,
+        total_seconds=float(seconds.sum()),
+        quantiles={name: float(np.quantile(seconds, q)) for name, q in QUANTILES.items()},
+        histogram=duration_histogram(seconds.tolist()),
+        sample_rates=dict(Counter(info.sample_rate for info in scan.infos).most_common()),
+        channels=dict(Counter(info.num_channels for info in scan.infos).most_common()),
+        formats=dict(Counter(info.format for info in scan.infos).most_common()),
+        bad=bad,
+        bad_reasons=dict(Counter(file.reason for file in bad).most_common()),
+        num_decoded=scan.num_decoded,
+        silent=scan.silent,
+        cut_short=scan.cut_short,
+        num_copies=scan.num_copies,
+    )
+
+
+def duration_histogram(seconds: Sequence[float]) -> tuple[tuple[float, float, int], ...]:
+    """(from, to, count) with ``from <= duration < to``; empty bins at both ends are left out."""
+    edges = [edge for edge in _EDGES if edge <= max(seconds)]
+    counts = np.bincount(np.searchsorted(edges, seconds, side="right") - 1, minlength=len(edges)).tolist()
+    first = next(i for i, count in enumerate(counts) if count)
+    ends = [*edges[1:], max(seconds)]
+    return tuple(zip(edges, ends, counts, strict=True))[first:]
+
+
+def find_problems(scan: Scan, plan: Plan, config: RunConfig) -> tuple[str, ...]:
+    """Why training would not start, or would stop as soon as it has met the files; one line each."""
+    problems = []
+    limits = (config.train.max_bad_fraction, config.train.max_bad_in_a_row)
+    try:
+        Quarantine(None, scan.manifest.num_files, *limits, known=scan.bad)
+    except TooManyBadFiles as error:
+        problems.append(str(error))
+    needs_codes = any(phase.kind != "patches" for phase in config.plan)
+    if needs_codes and plan.kmeans_sample < config.quantizer.codebook_size:
+        problems.append(
+            f"the codebooks start from {plan.kmeans_sample} patches, fewer than their {config.quantizer.codebook_size} codes: "
+            "add recordings, or lower --quantizer.codebook-size"
+        )
+    if scan.num_decoded and len(scan.silent) == scan.num_decoded - len(scan.undecodable):
+        problems.append(f"all {scan.num_decoded} decoded files are silent or broken: check how they were recorded")
+    return tuple(problems)
+
+
+def available_memory() -> int | None:
+    """Bytes that programs can still have, on Linux; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -1,0 +1,163 @@
+"""The files: headers of all of them, a real decode of some, silence and copies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from bridle.data.manifest import Entry, Manifest, read_manifest
+from bridle.data.quarantine import BadFile
+from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.media.audio import AudioInfo, decode_audio, probe_audio
+from bridle.randomness import permutation
+
+HEAD_BYTES = 1 << 16
+_NUM_THREADS = 8
+_SLAB_FILES = 2_000  # bounds the pending work of the threads
+_WHOLE_SECONDS = 60.0  # a longer file is decoded at its start and at its end only
+_END_SECONDS = 30.0
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with the name of a stage, the files done and their number."""
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What was found.
+
+    Attributes:
+        manifest: files whose header is readable, with durations; ``bad`` has those whose header is not.
+        infos: their headers, one per entry.
+        num_bytes: size of all files that could be opened.
+        num_copies: files whose size and first 64 KiB another file has too, beyond the first of each.
+        num_decoded: files of the sample that was decoded.
+        undecodable: files of the sample that break when they are decoded.
+        silent: files of the sample whose samples are all 0.
+        cut_short: files of the sample that hold less sound than their header says.
+    """
+
+    manifest: Manifest
+    infos: tuple[AudioInfo, ...]
+    num_bytes: int
+    num_copies: int
+    num_decoded: int
+    undecodable: tuple[BadFile, ...]
+    silent: tuple[str, ...]
+    cut_short: tuple[str, ...]
+
+    @property
+    def bad(self) -> tuple[BadFile, ...]:
+        """All files known to be unreadable."""
+        return (*self.manifest.bad, *self.undecodable)
+
+
+def scan_files(
+    sources: Sequence[str | Path], *, num_decoded: int | None = 200, seed: int = 0, on_progress: OnProgress | None = None
+) -> Scan:
+    """Read every header and decode a random sample.
+
+    Args:
+        sources: as for :func:`~bridle.data.manifest.read_manifest`.
+        num_decoded: files to decode, drawn at random; None for all. Of files above a minute only both ends are decoded.
+        seed: of the draw.
+        on_progress: told about progress.
+
+    Raises:
+        DataError: as ``read_manifest``; or no header is readable.
+        ConfigError: ``num_decoded`` is negative.
+    """
+    if num_decoded is not None and num_decoded < 0:
+        raise ConfigError(f"num_decoded is {num_decoded}; it must be at least 0")
+    tell = on_progress or (lambda stage, done, total: None)
+    listed = read_manifest(list(sources), probe=False)
+    entries, heads, bad = [], [], list(listed.bad)
+    for entry, head in zip(listed.entries, _parallel(_read_head, listed.entries, "headers", tell), strict=True):
+        if isinstance(head, BadFile):
+            bad.append(head)
+        else:
+            entries.append(replace(entry, duration_seconds=entry.duration_seconds or head.info.duration_seconds))
+            heads.append(head)
+    if not entries:
+        raise DataError(f"none of {len(bad)} files is readable; first: {bad[0].key} ({bad[0].reason}); check the files")
+    rows = permutation(len(entries), seed, "doctor")[:num_decoded].tolist()
+    sample = [(entries[row], heads[row].info) for row in sorted(rows)]
+    decoded = list(_parallel(lambda pair: _decode(*pair), sample, "decoding", tell))
+    good = [(entry.key, result) for (entry, _), result in zip(sample, decoded, strict=True) if isinstance(result, _Decoded)]
+    copies = Counter((head.size, head.digest) for head in heads)
+    return Scan(
+        manifest=Manifest(tuple(entries), bad=tuple(bad)),
+        infos=tuple(head.info for head in heads),
+        num_bytes=sum(head.size for head in heads),
+        num_copies=len(heads) - len(copies),
+        num_decoded=len(sample),
+        undecodable=tuple(result for result in decoded if isinstance(result, BadFile)),
+        silent=tuple(key for key, result in good if result.silent),
+        cut_short=tuple(key for key, result in good if result.cut_short),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    info: AudioInfo
+    size: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    silent: bool
+    cut_short: bool
+
+
+def _read_head(entry: Entry) -> _Head | BadFile:
+    try:
+        with entry.opened() as source:
+            info = probe_audio(source, entry.key)
+            if isinstance(source, str):
+                with Path(source).open("rb") as file:
+                    head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
+            else:
+                source.seek(0)
+                head, size = source.read(HEAD_BYTES), entry.size
+    except DecodeError as error:
+        return BadFile(entry.key, error.reason)
+    except OSError as error:
+        return BadFile(entry.key, error.strerror or str(error))
+    return _Head(info, size, hashlib.blake2b(head, digest_size=16).digest())
+
+
+def _decode(entry: Entry, info: AudioInfo) -> _Decoded | BadFile:
+    seconds = info.duration_seconds
+    crops = [(0.0, None)] if seconds <= _WHOLE_SECONDS else [(0.0, _END_SECONDS), (seconds - _END_SECONDS, None)]
+    silent, found = True, 0.0
+    try:
+        for start, length in crops:
+            with entry.opened() as source:
+                clip = decode_audio(
+                    source, sample_rate=info.sample_rate, start_seconds=start, duration_seconds=length, key=entry.key
+                )
+            silent &= not bool(clip.samples.any())
+            found = start + len(clip.samples) / info.sample_rate
+    except DecodeError as error:
+        return BadFile(entry.key, error.reason)
+    except OSError as error:
+        return BadFile(entry.key, error.strerror or str(error))
+    return _Decoded(silent, found < seconds - max(0.1, 0.02 * seconds))
+
+
+def _parallel(work: Callable[[S], T], items: Sequence[S], stage: str, tell: OnProgress) -> Iterator[T]:
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for start in range(0, len(items), _SLAB_FILES):
+            results: Iterable[T] = pool.map(work, items[start : start + _SLAB_FILES])
+            for done, result in enumerate(results, start=start + 1):
+                tell(stage, done, len(items))
+                yield result

@@ -1,0 +1,235 @@
+"""What is in a run folder, finished or not: the figures behind ``bridle inspect``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bridle.config import to_dict
+from bridle.errors import RunError
+from bridle.networks import Networks, model_fingerprint, read_networks
+from bridle.phases import Phase
+from bridle.recipes import RECIPES, recipe
+from bridle.run import RunConfig, RunFolder
+from bridle.train.checkpoint import latest_checkpoint
+from bridle.train.metrics import FILE_NAME, read_metrics
+
+ALARM_BELOW = 0.1
+"""perplexity / K under which a level of a codebook has collapsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSummary:
+    """One phase.
+
+    Attributes:
+        name: as in the metrics, e.g. ``2-tokenizer``.
+        length: as configured, e.g. ``10 epochs``.
+        steps_done: finished steps.
+        steps_total: its length in steps; None for epochs of a length that no finished phase tells.
+        last_logged_step: finished steps of the phase at its last logged line; 0 when there is none.
+        values: of the last logged line.
+    """
+
+    name: str
+    length: str
+    steps_done: int
+    steps_total: int | None
+    last_logged_step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LevelHealth:
+    """One level of the codebooks.
+
+    Attributes:
+        usage: share of codes used at least a tenth of uniform.
+        perplexity: divided by K.
+        residual: energy left after the level as a fraction of the input's, as logged last; None when it was never logged.
+    """
+
+    usage: float
+    perplexity: float
+    residual: float | None
+
+    @property
+    def alarm(self) -> bool:
+        """True when the level has collapsed."""
+        return self.perplexity < ALARM_BELOW
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run.
+
+    Attributes:
+        path: its folder.
+        config: its settings, resolved.
+        fingerprint: of model and settings; "" before the first checkpoint.
+        step: finished steps of the newest checkpoint, 0 before the first.
+        finished: True when every phase has all its steps.
+        phases: in their order.
+        tokenizer: ``tokenizer`` or ``cold``, whose codes stand for the run; "" when neither is fitted.
+        levels: health of its codebooks.
+        parameters: trainable numbers of each network.
+        checkpoints: names of the checkpoint folders, oldest first.
+        num_bytes: on the disk.
+        num_quarantined: files in quarantine.
+    """
+
+    path: str
+    config: RunConfig
+    fingerprint: str
+    step: int
+    finished: bool
+    phases: tuple[PhaseSummary, ...]
+    tokenizer: str
+    levels: tuple[LevelHealth, ...]
+    parameters: dict[str, int]
+    checkpoints: tuple[str, ...]
+    num_bytes: int
+    num_quarantined: int
+
+
+def summarise(run: Path) -> RunSummary:
+    """Read a run folder; nothing is changed.
+
+    Raises:
+        RunError: it is no run, of another version, or damaged.
+    """
+    folder = RunFolder(run)
+    config = folder.read_config()
+    networks = read_networks(folder, config) if folder.weights.exists() else None
+    metrics = read_metrics(run) if (run / FILE_NAME).exists() else []
+    position = _position(run)
+    phases = _phases(config.plan, metrics, position)
+    tokenizer, levels = ("", ()) if networks is None else _codebooks(networks, metrics)
+    return RunSummary(
+        path=str(run),
+        config=config,
+        fingerprint="" if networks is None else model_fingerprint(config, networks.state_dict()),
+        step=position.step,
+        finished=all(phase.steps_done == phase.steps_total for phase in phases),
+        phases=phases,
+        tokenizer=tokenizer,
+        levels=levels,
+        parameters=_parameters(Networks(config) if networks is None else networks),
+        checkpoints=tuple(sorted(path.name for path in (run / "checkpoints").glob("step-*"))),
+        num_bytes=_num_bytes(run),
+        num_quarantined=_num_lines(folder.quarantine),
+    )
+
+
+def resume_command(config: RunConfig, run: str) -> str:
+    """The command that continues a run, with every setting that differs from its recipe; DATA stands for the recordings."""
+    if config.recipe not in RECIPES:
+        return f"bridle.pretrain(RunFolder(Path({run!r})).read_config(), [DATA], Path({run!r}), resume=True)"
+    start, own = _flat(to_dict(recipe(config.recipe))), _flat(to_dict(config))
+    # What a run fills in by itself is not a setting of the user.
+    filled = {name for name, value in start.items() if value is None or (name == "train.precision" and value == "auto")}
+    flags = [
+        f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(item)) for item in _items(value))}".rstrip()
+        for name, value in own.items()
+        if value != start[name] and name not in filled
+    ]
+    return " ".join(["bridle pretrain", config.recipe, "--data DATA --out", shlex.quote(run), *flags, "--resume"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Where the newest checkpoint stands: finished steps of the run, number of the phase, finished steps of it."""
+
+    step: int = 0
+    phase: int = 0
+    phase_step: int = 0
+
+
+def _position(run: Path) -> _Position:
+    path = latest_checkpoint(run)
+    if path is None:
+        return _Position()
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+        step = int(path.name.removeprefix("step-").partition(".")[0])
+        return _Position(step, int(state["phase"]), int(state["phase_step"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}/state.json does not say which phase it belongs to; remove that checkpoint to resume") from error
+
+
+def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _Position) -> tuple[PhaseSummary, ...]:
+    names = [f"{number}-{phase.kind}" for number, phase in enumerate(plan, start=1)]
+    last = {str(line["phase"]): line for line in metrics}
+    starts = [0]
+    for index, name in enumerate(names):
+        if index >= position.phase:
+            starts.append(position.step)
+        elif index == position.phase - 1:
+            starts.append(position.step - position.phase_step)
+        else:  # the last step of a phase is always logged
+            starts.append(int(last[name]["step"]) if name in last else starts[-1])
+    done = [end - start for start, end in pairwise(starts)]
+    per_epoch = _steps_per_epoch(plan[: position.phase], done)
+    summaries = []
+    for index, (name, phase) in enumerate(zip(names, plan, strict=True)):
+        total: int | None = done[index]
+        if index >= position.phase:
+            total = phase.total_steps(per_epoch or 1) if per_epoch or phase.unit == "steps" else None
+        line = dict(last.get(name, {}))
+        logged = int(line.pop("step", starts[index])) - starts[index]
+        line.pop("phase", None)
+        summaries.append(PhaseSummary(name, f"{phase.length:g} {phase.unit}", done[index], total, logged, line))
+    return tuple(summaries)
+
+
+def _steps_per_epoch(finished: Sequence[Phase], done: Sequence[int]) -> int | None:
+    """As a finished phase of whole epochs tells."""
+    for phase, steps in zip(finished, done, strict=False):
+        guess = round(steps / phase.length)
+        if phase.unit == "epochs" and phase.total_steps(guess) == steps:
+            return guess
+    return None
+
+
+def _codebooks(networks: Networks, metrics: list[dict[str, Any]]) -> tuple[str, tuple[LevelHealth, ...]]:
+    tokenizer = networks.best_tokenizer
+    if tokenizer is None:
+        return "", ()
+    trained = tokenizer is networks.tokenizer
+    values = {name: float(value) for name, value in tokenizer.quantizer.metrics().items()}
+    logged: dict[str, float] = next((line for line in reversed(metrics) if "residual/0" in line), {}) if trained else {}
+    levels = (
+        LevelHealth(values[f"usage/{r}"], values[f"perplexity/{r}"], logged.get(f"residual/{r}"))
+        for r in range(tokenizer.quantizer.config.num_codebooks)
+    )
+    return "tokenizer" if trained else "cold", tuple(levels)
+
+
+def _parameters(networks: Networks) -> dict[str, int]:
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.named_children()}
+
+
+def _num_bytes(run: Path) -> int:
+    """Hard links to one file count once."""
+    stats = [path.stat() for path in run.rglob("*") if path.is_file()]
+    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in stats}.values())
+
+
+def _num_lines(path: Path) -> int:
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

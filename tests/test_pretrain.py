@@ -1,0 +1,183 @@
+"""Pretraining as a whole: exact resume, signals, refusals, two processes equal to one."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bridle.data.batch import Batch
+from bridle.errors import ConfigError, DataError, RunError
+from bridle.pretrain import Outcome, Silent, pretrain
+from bridle.recipes import recipe
+from bridle.run import RunConfig, RunFolder
+from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_weights
+
+PHASES = "cold:4steps, tokenizer:4steps, encoder:4steps, joint:4steps"
+
+
+def debug(**changes: object) -> RunConfig:
+    config = dataclasses.replace(recipe("audio-debug"), phases=PHASES)
+    train = dataclasses.replace(config.train, batch_size=4, checkpoint_every=3, precision="fp32")
+    return dataclasses.replace(config, train=train, **changes)  # type: ignore[arg-type]
+
+
+class Dies(Silent):
+    """Stops the run like a kill: an exception between two steps, no goodbye."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def step(self, done: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise SystemExit("killed")
+
+
+def state(run: Path) -> tuple[dict, dict, dict, list[dict]]:
+    path = latest_checkpoint(run)
+    assert path is not None
+    checkpoint = load_checkpoint(path)
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return checkpoint.weights, checkpoint.optimizer, checkpoint.state, metrics
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert pretrain(debug(), [tone_folder], run, device=torch.device("cpu")) == Outcome(True, 16, 0)
+    return run
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 5, 7, 8, 10, 14])
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    killed_after: int, uninterrupted: Path, tone_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        pretrain(debug(), [tone_folder], run, reporter=Dies(killed_after), device=torch.device("cpu"))
+    outcome = pretrain(debug(), [tone_folder], run, resume=True, device=torch.device("cpu"))
+    assert outcome.finished and outcome.step == 16
+    expected, got = state(uninterrupted), state(run)
+    for name, ours, theirs in zip(("weights", "optimizer"), got[:2], expected[:2], strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert torch.equal(value, theirs[key]), f"{name} {key}"
+    assert got[2:] == expected[2:]
+    (ours, header), (theirs, other) = (read_weights(folder / "model.safetensors") for folder in (run, uninterrupted))
+    assert header == other
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_run_folder_holds_what_it_promises(uninterrupted: Path) -> None:
+    names = {path.name for path in uninterrupted.iterdir()}
+    assert {"config.yaml", "model.safetensors", "metrics.jsonl", "checkpoints"} <= names
+    config = RunFolder(uninterrupted).read_config()
+    assert config.audio.mean is not None and config.train.precision == "fp32"
+    _, _, _, metrics = state(uninterrupted)
+    assert [line["step"] for line in metrics] == list(range(1, 17))
+    assert {line["phase"] for line in metrics} == {"1-cold", "2-tokenizer", "3-encoder", "4-joint"}
+    assert all(line["skipped"] == 0.0 for line in metrics)
+
+
+def test_sigterm_saves_and_leaves_with_0(tone_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "bridle", "pretrain", "audio-debug", "--data", str(tone_folder), "--out", str(run)]
+    process = subprocess.Popen([*command, "--phases", "cold:100000steps"], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "latest").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "--resume" in out
+    path = latest_checkpoint(run)
+    assert path is not None
+    assert load_checkpoint(path).state["phase_step"] > 0
+
+
+def test_a_second_run_in_the_same_folder_is_refused(uninterrupted: Path, tone_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="--resume"):
+        pretrain(debug(), [tone_folder], uninterrupted)
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        pretrain(debug(), [tone_folder], tmp_path)
+
+
+def test_resume_with_other_settings_is_refused(uninterrupted: Path, tone_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"seed=0, not 7"):
+        pretrain(debug(seed=7), [tone_folder], uninterrupted, resume=True)
+
+
+def test_half_written_and_foreign_runs_are_explained(uninterrupted: Path, tone_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (run / "config.yaml").write_text("format_version: 7\n")
+    with pytest.raises(RunError, match="format 7"):
+        pretrain(debug(), [tone_folder], run, resume=True)
+    shutil.copy(uninterrupted / "config.yaml", run)
+    for checkpoint in (run / "checkpoints").glob("step-*"):
+        (checkpoint / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(RunError):
+        pretrain(debug(), [tone_folder], run, resume=True)
+
+
+def test_a_codebook_larger_than_the_sample_is_explained(tone_folder: Path, tmp_path: Path) -> None:
+    config = debug()
+    config = dataclasses.replace(config, quantizer=dataclasses.replace(config.quantizer, codebook_size=65536, init_sample=65536))
+    with pytest.raises(ValueError, match="65536"):
+        pretrain(config, [tone_folder], tmp_path / "run")
+
+
+def test_bad_files_are_quarantined_and_too_many_stop_the_run(tone_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tone_folder, folder)
+    (folder / "empty.wav").write_bytes(b"")
+    assert pretrain(debug(phases="cold:2steps"), [folder], tmp_path / "one").num_bad_files == 1
+    assert "empty.wav" in (tmp_path / "one" / "quarantine.jsonl").read_text()
+    (folder / "noise.flac").write_bytes(b"not a flac file" * 99)
+    with pytest.raises(DataError, match="max_bad_fraction"):
+        pretrain(debug(phases="cold:2steps"), [folder], tmp_path / "two")
+
+
+_TWO = """
+import json, sys, torch
+from pathlib import Path
+from bridle import distributed
+from bridle.config import from_dict
+from bridle.pretrain import pretrain
+from bridle.run import RunConfig
+config = from_dict(RunConfig, json.loads(Path(sys.argv[1]).read_text()))
+torch.set_num_threads(1)
+with distributed.process_group():
+    pretrain(config, [sys.argv[2]], Path(sys.argv[3]))
+"""
+
+
+def test_two_processes_equal_one(tone_folder: Path, tmp_path: Path) -> None:
+    """Same global batches, unequal shares (5 and 3 clips in the last ones), k-means start, all phases."""
+    from bridle.config import to_dict
+
+    config = debug()
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    (tmp_path / "job.py").write_text(_TWO)
+    arguments = [str(tmp_path / "job.py"), str(tmp_path / "config.json"), str(tone_folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    subprocess.run([*torchrun, *arguments, str(tmp_path / "two")], check=True, env=environment, timeout=300)
+    subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], check=True, env=environment, timeout=300)
+    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    for ours, theirs in zip(one[3], two[3], strict=True):
+        for key, value in ours.items():
+            if isinstance(value, float):
+                assert theirs[key] == pytest.approx(value, abs=1e-4, rel=1e-4), (ours["step"], key)
+    for key, value in one[0].items():
+        torch.testing.assert_close(two[0][key].float(), value.float(), atol=2e-4, rtol=1e-3, msg=key)
