@@ -38,7 +38,8 @@ def tone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten readable sound files, 0.3 to 5 seconds, in two folders: wav and flac, mono and stereo, 8, 16 and 44.1 kHz.
 
-    ``b/long.wav`` has three windows of the audio-debug recipe (2 s crops). Shared by the whole session: copy it before changing it.
+    ``b/long.wav`` has three windows of the audio-debug recipe (2 s crops). Shared by the whole session: copy it before
+    changing it.
     """
     folder = tmp_path_factory.mktemp("tiny")
     generator = np.random.default_rng(1)
@@ -65,7 +66,7 @@ def tiny_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
     import torch
 
-    from bridle.pretrain import pretrain
+    from bridle.pretraining import pretrain
     from bridle.recipes import recipe
 
     run = tmp_path_factory.mktemp("runs") / "tiny"

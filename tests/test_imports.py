@@ -19,7 +19,7 @@ BASE = {"errors", "grid", "randomness", "distributed", "config", "files"}
 MODELS = BASE | {"nn", "quantize", "models"}
 TRAINING = MODELS | {"media", "data", "masking", "losses", "optim", "phases", "objectives", "train"}
 RUNS = TRAINING | {"run", "networks", "inference"}
-WORK = RUNS | {"synthetic", "eval", "recipes", "pretrain"}
+WORK = RUNS | {"synthetic", "eval", "recipes", "pretraining"}
 COMMANDS = WORK | {"commands", "demo", "doctor", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
@@ -33,9 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     "inference": TRAINING | {"run", "networks"},
     "eval": RUNS,
     "recipes": RUNS,
-    "pretrain": RUNS | {"recipes"},
+    "pretraining": RUNS | {"recipes"},
     **dict.fromkeys(("commands", "demo", "doctor", "summary", "tables"), COMMANDS),
-    "cli": COMMANDS,
+    "cli": COMMANDS | {"__init__"},
     "__main__": {"cli"},
     "__init__": WORK,
 }

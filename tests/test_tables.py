@@ -4,11 +4,14 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 
 from bridle.data.manifest import read_manifest
+from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.inference import load, random_model
 from bridle.recipes import recipe
@@ -162,6 +165,15 @@ def test_unreadable_files_are_set_aside(model, tiny_folder, tmp_path):
     assert json.loads(lines[0]) == {"key": "a/sound-0.wav", "reason": "missing"}
     assert len(lines) == 2
     assert write_codes(model, manifest, out, files_per_part=4) == replace(written, num_kept_parts=3)
+
+
+def test_a_file_that_breaks_in_the_middle_keeps_what_came_before(model, tmp_path):
+    sound = 0.1 * np.random.default_rng(0).standard_normal(5 * 16000)
+    sound[-100] = np.nan
+    soundfile.write(tmp_path / "broken.wav", sound, 16000, subtype="FLOAT")
+    written = write_codes(model, read_manifest(tmp_path), tmp_path / "out")
+    assert written.bad == (BadFile("broken.wav", "non-finite samples"),)
+    assert [row["start_seconds"] for row in pq.read_table(tmp_path / "out").to_pylist()] == pytest.approx([0, 2], abs=0.02)
 
 
 def test_nothing_readable_is_an_error_and_leaves_no_part(model, tiny_folder, tmp_path):

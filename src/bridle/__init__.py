@@ -15,14 +15,12 @@ These names are imported when they are first used, so ``import bridle`` itself i
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bridle.errors import BridleError
     from bridle.inference import Model, load
-    from bridle.pretrain import pretrain
+    from bridle.pretraining import pretrain
     from bridle.recipes import recipe
 
     __version__: str
@@ -33,7 +31,7 @@ _HOMES = {
     "BridleError": "bridle.errors",
     "Model": "bridle.inference",
     "load": "bridle.inference",
-    "pretrain": "bridle.pretrain",
+    "pretrain": "bridle.pretraining",
     "recipe": "bridle.recipes",
 }
 
@@ -61,14 +59,3 @@ def _version() -> str:
         return version("bridle")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "0+unknown"
-
-
-class _Package(types.ModuleType):
-    """Importing the module ``bridle.pretrain`` sets it on the package, where it would hide the function of that name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        hides = name in _HOMES and isinstance(value, types.ModuleType)
-        super().__setattr__(name, getattr(value, name) if hides else value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
+import bridle
 from bridle.errors import BridleError
 
 COMMANDS = {
@@ -26,20 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(usage())
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
-        from importlib.metadata import version
-
-        sys.stdout.write(f"bridle {version('bridle')}\n")
+        sys.stdout.write(f"bridle {bridle.__version__}\n")
         return 0
     if argv[0] not in COMMANDS:
-        import difflib
-
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(COMMANDS)}"
         sys.stderr.write(f"bridle: there is no command '{argv[0]}'; {hint}\n")
         return 2
+    return _run(argv[0], argv[1:])
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        command = importlib.import_module(f"bridle.commands.{argv[0]}")
-        return int(command.main(argv[1:]))
+        return int(importlib.import_module(f"bridle.commands.{command}").main(arguments))
     except BridleError as error:
         sys.stderr.write(f"bridle: {error}\n")
         return 1

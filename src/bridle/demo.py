@@ -7,23 +7,21 @@ import hashlib
 import http.client
 import queue
 import shutil
-import statistics
 import threading
 import time
 import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bridle.data.manifest import PATH_COLUMNS, Manifest, read_manifest
+from bridle.doctor.speed import Speed
 from bridle.errors import BridleError, DataError
 from bridle.files import write_atomically
-from bridle.pretrain import Silent, pretrain
 from bridle.randomness import permutation
-from bridle.run import RunConfig
 from bridle.synthetic import write_sound_set
 
 ESC50_URL = "https://github.com/karoldvl/ESC-50/archive/master.zip"
@@ -31,7 +29,7 @@ ESC50_URL = "https://github.com/karoldvl/ESC-50/archive/master.zip"
 NUM_SYNTHETIC_CLIPS, MAX_CLIPS = 400, 1000
 TABLES = ("meta.csv", "esc50.csv", "meta/esc50.csv")
 LABEL_COLUMNS = ("class", "category", "label", "target")
-TIMING_STEPS, LEAST_STEPS = 16, 20
+LEAST_STEPS = 20
 _CHUNK = 1 << 20
 
 OnBytes = Callable[[int, int], object]
@@ -92,9 +90,11 @@ def _download_esc10(url: str, folder: Path, seed: int, on_bytes: OnBytes) -> Sou
     archive = folder / "archive.zip"
     digest = download(url, archive, on_bytes=on_bytes)
     extract(archive, folder, lambda name: name.endswith("/meta/esc50.csv"))
-    (table,) = folder.glob("*/meta/esc50.csv")
-    wanted = {Path(row["filename"]).name for row in _read_csv(table) if row.get("esc10") == "True"}
-    extract(archive, folder, lambda name: PurePosixPath(name).name in wanted | {"LICENSE", "README.md"})
+    table = next(folder.glob("*/meta/esc50.csv"), None)
+    if table is None:
+        raise DataError(f"{url} holds no meta/esc50.csv; it is not ESC-50")
+    wanted = {Path(row["filename"]).name for row in _read_csv(table) if row.get("esc10") == "True"} | {"LICENSE"}
+    extract(archive, folder, lambda name: PurePosixPath(name).name in wanted)
     archive.unlink()
     host = urllib.parse.urlsplit(url).hostname
     return _write_sounds(table.parents[1], folder, seed, f"{host} answered; sha256 of the archive {digest}")
@@ -288,46 +288,15 @@ def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None
         writer.writerows(rows)
 
 
-class StepTimer(Silent):
-    """A reporter that remembers when each step was done, in seconds of ``clock``."""
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._times = [clock()]
-
-    def step(self, done: int) -> None:
-        """Remember."""
-        self._times.append(self._clock())
-
-    def steps_in(self, seconds: float) -> int:
-        """Steps that a new run can do in ``seconds``, its start included; a multiple of 10, at least ``LEAST_STEPS``.
-
-        The start (reading statistics, k-means, the first step) is taken to be as long again as it was; a step to be as
-        long as the median of the later half, when short files come from memory.
-        """
-        start = self._times[1] - self._times[0]
-        durations = [after - before for before, after in zip(self._times[1:], self._times[2:], strict=False)]
-        step = statistics.median(durations[len(durations) // 2 :])
-        return max(LEAST_STEPS, int((seconds - start) / step) // 10 * 10)
-
-
-def choose_steps(config: RunConfig, manifest: Path, scratch: Path, seconds: float) -> int:
-    """Steps of a cold-start phase that fit into ``seconds``, this timing of ``TIMING_STEPS`` real steps included.
+def steps_in(seconds: float, speed: Speed) -> int:
+    """Steps that fit into ``seconds``, its start included; a multiple of 10, at least ``LEAST_STEPS``.
 
     Args:
-        config: of the run to come.
-        manifest: its data.
-        scratch: a folder for the short run; removed.
-        seconds: for everything.
+        seconds: for a run of a single phase.
+        speed: the doctor's estimate of that run; its files are read twice, for the normalisation and in the first epoch.
     """
-    shutil.rmtree(scratch, ignore_errors=True)
-    begin = time.perf_counter()
-    timer = StepTimer()
-    try:
-        pretrain(replace(config, phases=f"cold:{TIMING_STEPS}steps"), [manifest], scratch, reporter=timer)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return timer.steps_in(seconds - (time.perf_counter() - begin))
+    step = sum(phase.seconds for phase in speed.phases) / sum(phase.num_steps for phase in speed.phases)
+    return max(LEAST_STEPS, int((seconds - 2 * speed.read_seconds) / step) // 10 * 10)
 
 
 def _ignore(done: int, total: int) -> None:

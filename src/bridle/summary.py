@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +141,12 @@ def resume_command(config: RunConfig, run: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """Where the newest checkpoint stands: finished steps of the run, number of the phase, finished steps of it."""
+    """Where the newest checkpoint stands: steps of the run, number of the phase, steps of it, length of every phase."""
 
     step: int = 0
     phase: int = 0
     phase_step: int = 0
+    phase_steps: tuple[int, ...] = ()
 
 
 def _position(run: Path) -> _Position:
@@ -157,43 +156,25 @@ def _position(run: Path) -> _Position:
     try:
         state = json.loads((path / "state.json").read_bytes())
         step = int(path.name.removeprefix("step-").partition(".")[0])
-        return _Position(step, int(state["phase"]), int(state["phase_step"]))
+        return _Position(step, int(state["phase"]), int(state["phase_step"]), tuple(map(int, state["phase_steps"])))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}/state.json does not say which phase it belongs to; remove that checkpoint to resume") from error
 
 
 def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _Position) -> tuple[PhaseSummary, ...]:
-    names = [f"{number}-{phase.kind}" for number, phase in enumerate(plan, start=1)]
     last = {str(line["phase"]): line for line in metrics}
-    starts = [0]
-    for index, name in enumerate(names):
-        if index >= position.phase:
-            starts.append(position.step)
-        elif index == position.phase - 1:
-            starts.append(position.step - position.phase_step)
-        else:  # the last step of a phase is always logged
-            starts.append(int(last[name]["step"]) if name in last else starts[-1])
-    done = [end - start for start, end in pairwise(starts)]
-    per_epoch = _steps_per_epoch(plan[: position.phase], done)
     summaries = []
-    for index, (name, phase) in enumerate(zip(names, plan, strict=True)):
-        total: int | None = done[index]
-        if index >= position.phase:
-            total = phase.total_steps(per_epoch or 1) if per_epoch or phase.unit == "steps" else None
+    for index, phase in enumerate(plan):
+        name = f"{index + 1}-{phase.kind}"
+        total = position.phase_steps[index] if position.phase_steps else None
+        if total is None and phase.unit == "steps":
+            total = phase.total_steps(1)
+        done = (total or 0) if index < position.phase else position.phase_step if index == position.phase else 0
         line = dict(last.get(name, {}))
-        logged = int(line.pop("step", starts[index])) - starts[index]
+        logged = int(line.pop("step", 0)) - sum(position.phase_steps[:index]) if line else 0
         line.pop("phase", None)
-        summaries.append(PhaseSummary(name, f"{phase.length:g} {phase.unit}", done[index], total, logged, line))
+        summaries.append(PhaseSummary(name, f"{phase.length:g} {phase.unit}", done, total, logged, line))
     return tuple(summaries)
-
-
-def _steps_per_epoch(finished: Sequence[Phase], done: Sequence[int]) -> int | None:
-    """As a finished phase of whole epochs tells."""
-    for phase, steps in zip(finished, done, strict=False):
-        guess = round(steps / phase.length)
-        if phase.unit == "epochs" and phase.total_steps(guess) == steps:
-            return guess
-    return None
 
 
 def _codebooks(networks: Networks, metrics: list[dict[str, Any]]) -> tuple[str, tuple[LevelHealth, ...]]:

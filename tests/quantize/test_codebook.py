@@ -51,7 +51,7 @@ def test_nearest_takes_the_first_of_equals() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     z, books, planes = vectors(1000, 8), tables(3, 16, 8), vectors(3, 8, seed=5)
     whole = residual_search_with_statistics(z, books, planes)
-    monkeypatch.setattr(codebook, "_CPU_CHUNK_SCORES", 1)
+    monkeypatch.setattr(codebook, "_CHUNK_SCORES", 1)
     chunked = residual_search_with_statistics(z, books, planes)
     assert torch.equal(whole[0], chunked[0])
     torch.testing.assert_close(whole[1], chunked[1])

@@ -3,12 +3,11 @@
 import torch
 
 from bridle.data.batch import Batch, Sample, collate
-from bridle.models.encoder import EncoderConfig
+from bridle.models.encoder import Encoder, EncoderConfig
 from bridle.models.predictor import CodeHead, Predictor, PredictorConfig
 from bridle.models.tokenizer import ColdStartConfig, Estimator, EstimatorConfig, RandomTokenizer, Tokenizer
 from bridle.objectives.masked import MaskedCodes
 from bridle.quantize import QuantizerConfig
-from bridle.models.encoder import Encoder
 
 ENCODER = EncoderConfig(width=16, depth=1, heads=2, patch=(4, 4, 1))
 QUANTIZER = QuantizerConfig(num_codebooks=2, codebook_size=8, code_dim=8, kmeans_steps=3, init_sample=4096)

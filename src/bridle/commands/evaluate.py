@@ -138,7 +138,8 @@ def gain_table(gains: Sequence[Gain]) -> Table:
 
 def points(gain: Gain) -> str:
     """Points with their interval: ``+9.3 (+5.1 to +13.5)``."""
-    return f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in (gain.mean, gain.low, gain.high))  # + 0.0: no -0.0
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def code_table(codes: CodeStatistics) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
         (summary.path, "bold"), "  ", (state, style), f", {summary.step} steps", f"  fingerprint {summary.fingerprint or '-'}"
     )
     yield settings_table(summary.config)
+    yield Text("")
     yield phase_table(summary.phases)
     if summary.levels:
         yield codebook_table(summary)
@@ -63,8 +65,7 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
                 "use fewer codes (--quantizer.codebook-size) or more data",
                 style="bold red",
             )
-    yield Text(_sizes(summary))
-    yield Text(_next(summary))
+    yield Text(f"{_sizes(summary)}\n\n{_next(summary)}")
 
 
 def settings_table(config: RunConfig) -> Table:
@@ -123,7 +124,6 @@ def _sizes(summary: RunSummary) -> str:
 
 def _next(summary: RunSummary) -> str:
     if summary.finished:
-        return (
-            f"use it:  bridle embed {summary.path} DATA --out VECTORS\n         bridle tokenize {summary.path} DATA --out CODES"
-        )
+        run = shlex.quote(summary.path)
+        return f"use it:\n  bridle embed {run} DATA --out VECTORS\n  bridle tokenize {run} DATA --out CODES"
     return f"continue it:\n  {resume_command(summary.config, summary.path)}"

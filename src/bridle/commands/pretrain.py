@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ import tyro
 
 from bridle.commands.display import ProgressReporter, console
 from bridle.distributed import process_group, rank
-from bridle.pretrain import Outcome, pretrain
+from bridle.errors import ConfigError
+from bridle.pretraining import Outcome, pretrain
 from bridle.recipes import RECIPES, recipe
-from bridle.run import RunConfig
+from bridle.run import RunConfig, RunFolder
 
 _USAGE = """usage: bridle pretrain RECIPE --data DATA [DATA ...] --out RUN [--resume] [--any.setting VALUE ...]
 
@@ -47,7 +49,7 @@ class Arguments:
 
     data: tuple[str, ...]
     out: Path
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     resume: bool = False
 
 
@@ -57,13 +59,13 @@ def main(arguments: Sequence[str]) -> int:
         lines = (f"  {name:<12} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items())
         sys.stdout.write(_USAGE.format(recipes="\n".join(lines)))
         return 0 if arguments else 2
-    start = recipe(arguments[0])
+    start = _saved(arguments) or recipe(arguments[0])
     parsed = tyro.cli(
         Arguments,
         args=list(arguments[1:]),
         prog=f"bridle pretrain {arguments[0]}",
         default=Arguments(data=tyro.MISSING, out=tyro.MISSING, config=start),
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        config=(tyro.conf.AvoidSubcommands,),
     )
     with process_group(), ProgressReporter() as reporter:
         outcome = pretrain(parsed.config, parsed.data, parsed.out, resume=parsed.resume, reporter=reporter)
@@ -72,6 +74,20 @@ def main(arguments: Sequence[str]) -> int:
     if outcome.finished:
         return 0
     return 130 if outcome.stop_signal == signal.SIGINT else 0
+
+
+def _saved(arguments: Sequence[str]) -> RunConfig | None:
+    """The settings of the run that is to be resumed: what is not named again stays as it was."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    known, _ = parser.parse_known_args(arguments[1:])
+    if not known.resume or known.out is None or not RunFolder(known.out).exists():
+        return None
+    saved = RunFolder(known.out).read_config()
+    if saved.recipe != recipe(arguments[0]).recipe:
+        raise ConfigError(f"{known.out} was made by the recipe {saved.recipe}, not {arguments[0]}; resume it under that name")
+    return saved
 
 
 def _say(outcome: Outcome, parsed: Arguments, arguments: Sequence[str]) -> None:

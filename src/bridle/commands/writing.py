@@ -36,7 +36,7 @@ def write_tables(run: Path, data: Sequence[str], out: Path, device: str, write: 
         task = bar.add_task(f"model {model.fingerprint}", total=len(manifest))
         written = write(model, manifest, out, lambda done: bar.update(task, completed=done))
     if written.num_kept_parts:
-        console().print(f"{written.num_kept_parts} parts of an earlier call were kept")
+        console().print(f"parts of an earlier call that were kept: {written.num_kept_parts}")
     _say_bad(written, out)
     parts = "1 part" if written.num_parts == 1 else f"{written.num_parts} parts"
     console().print(f"[bold green]done[/] {written.num_rows} rows in {parts}: {escape(str(out))}", soft_wrap=True)
@@ -48,7 +48,7 @@ def _say_bad(written: Written, out: Path) -> None:
     if not written.bad:
         return
     console().print(
-        f"[yellow]{len(written.bad)} unreadable files[/], listed in {escape(str(out / QUARANTINE_NAME))}", soft_wrap=True
+        f"[yellow]unreadable files: {len(written.bad)}[/], listed in {escape(str(out / QUARANTINE_NAME))}", soft_wrap=True
     )
     for file in written.bad[:SHOWN_FILES]:
         console().print(f"  {file.key}: {file.reason}", markup=False, soft_wrap=True)

@@ -49,7 +49,7 @@ def _files(found: Finding, config: RunConfig) -> Iterator[str]:
     sampled = scan.num_decoded < len(scan.manifest)
     if scan.bad:
         yield (
-            f"{_count(len(scan.bad), 'file')} cannot be read: repair or remove them; training passes over up to "
+            f"unreadable files: {len(scan.bad):,}; repair or remove them, training passes over up to "
             f"{100 * limit:g} % of the files (--train.max-bad-fraction)"
         )
     if scan.undecodable and sampled and projected_bad_ratio(scan) > limit:
@@ -65,7 +65,10 @@ def _files(found: Finding, config: RunConfig) -> Iterator[str]:
             f"{scan.cut_short[0]}: they were cut off while being copied or written; fetch them again"
         )
     if scan.num_copies:
-        yield f"{_count(scan.num_copies, 'file')} are copies of others (same size, same beginning): remove them, or mind them when evaluating"
+        yield (
+            f"copies of other files (same size, same beginning): {scan.num_copies:,}; remove them, "
+            "or keep them on one side of a split when evaluating"
+        )
 
 
 def _amount(found: Finding, config: RunConfig) -> Iterator[str]:
@@ -95,22 +98,22 @@ def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
     num_long = sum(entry.duration_seconds > LONG_CROPS * crop for entry in entries)
     if num_long and plan.heard_ratio < HEARD_LITTLE:
         yield (
-            f"{_count(num_long, 'file')} are longer than {LONG_CROPS} crops, and an epoch takes one crop of {crop:g} s from each "
-            f"file: it hears {100 * plan.heard_ratio:.0f} % of the sound. Cut long files into pieces of about {2 * crop:g} s, "
-            "or ask for more epochs"
+            f"files longer than {LONG_CROPS} crops: {num_long:,}; an epoch takes one crop of {crop:g} s from each file "
+            f"and hears {100 * plan.heard_ratio:.0f} % of the sound: cut long files into pieces of about "
+            f"{2 * crop:g} s, or ask for more epochs"
         )
     step = config.encoder.patch[0] * config.audio.fbank.hop_seconds
     num_short = sum(entry.duration_seconds < SHORT_STEPS * step for entry in entries)
     if num_short > 0.1 * len(entries):
         yield (
-            f"{_count(num_short, 'file')} are shorter than {SHORT_STEPS * step:.2f} s, {SHORT_STEPS} patches in time: little is left "
-            "to predict hidden patches from. Join them, or use shorter patches, such as --encoder.patch "
-            f"{max(1, config.encoder.patch[0] // 2)} {config.encoder.patch[1]} 1"
+            f"files shorter than {SHORT_STEPS * step:.2f} s, {SHORT_STEPS} patches in time: {num_short:,}; little is left "
+            "in them to predict hidden patches from: join them, or use shorter patches, such as "
+            f"--encoder.patch {max(1, config.encoder.patch[0] // 2)} {config.encoder.patch[1]} 1"
         )
     if plan.padding_ratio > MUCH_PADDING:
         yield (
-            f"{100 * plan.padding_ratio:.0f} % of the computed patches are padding, because clips of very different length share "
-            "the few batches: a smaller --train.batch-size or more recordings lower it"
+            f"{100 * plan.padding_ratio:.0f} % of the computed patches are padding, because clips of very different length "
+            "share the few batches: a smaller --train.batch-size or more recordings lower it"
         )
 
 
@@ -119,20 +122,25 @@ def _rates(found: Finding, config: RunConfig) -> Iterator[str]:
     low = [info.sample_rate for info in found.scan.infos if info.sample_rate < rate]
     if not low:
         return
-    yield (
-        f"{_count(len(low), 'file')} of {len(found.scan.infos)} are sampled below {rate} Hz and are raised to it: their upper mel "
-        "bands hold nothing, and the encoder may learn to tell such files apart by that"
-        + (f". As all are, use --audio.fbank.sample-rate {max(low)}" if len(low) == len(found.scan.infos) else "")
-    )
+    if len(low) == len(found.scan.infos):
+        yield (
+            f"all files are sampled below {rate} Hz and are raised to it, so the upper mel bands hold nothing: "
+            f"use --audio.fbank.sample-rate {max(low)}"
+        )
+    else:
+        yield (
+            f"files sampled below {rate} Hz and raised to it: {len(low):,} of {len(found.scan.infos):,}; their "
+            "upper mel bands hold nothing, and the encoder may learn to tell them from the others by that"
+        )
 
 
 def _machine(found: Finding, config: RunConfig) -> Iterator[str]:
     plan, speed, memory = found.plan, found.speed, found.free_memory_bytes
     limit = plan.cache_limit_bytes
-    if plan.cacheable_clips and plan.cache_bytes > limit:
+    if plan.cache_bytes > limit and not config.train.num_workers:
         yield (
-            f"short files need {plan.cache_bytes / 1e9:.2f} GB of memory to be decoded once only, and the limit is {limit / 1e9:g} GB: "
-            f"raise --audio.cache-gigabytes, or use --train.num-workers to decode beside the training"
+            f"short files need {plan.cache_bytes / 1e9:.2f} GB of memory to be decoded once only, and the limit is "
+            f"{limit / 1e9:g} GB: raise --audio.cache-gigabytes, or use --train.num-workers to decode beside the training"
         )
     needed = min(plan.cache_bytes, limit) + plan.memory_bytes
     if memory is not None and needed > 0.8 * memory:
@@ -142,8 +150,8 @@ def _machine(found: Finding, config: RunConfig) -> Iterator[str]:
         )
     if plan.disk_bytes > found.free_disk_bytes:
         yield (
-            f"the checkpoints need {plan.disk_bytes / 1e9:.1f} GB and this folder's disk has {found.free_disk_bytes / 1e9:.1f} GB "
-            "free: write the run to another disk"
+            f"the checkpoints need {plan.disk_bytes / 1e9:.1f} GB and the disk of this folder has "
+            f"{found.free_disk_bytes / 1e9:.1f} GB free: write the run to another disk"
         )
     if speed is None:
         return
@@ -152,10 +160,6 @@ def _machine(found: Finding, config: RunConfig) -> Iterator[str]:
         yield "reading the files takes more than half as long as training on them: use --train.num-workers 2 or more"
     if speed.seconds > 86400:
         yield (
-            f"the whole plan would take about {speed.seconds / 86400:.0f} days on this machine ({speed.device}): use a faster one, "
-            "a smaller recipe or fewer epochs"
+            f"the whole plan would take about {speed.seconds / 86400:.0f} days on this machine ({speed.device}): "
+            "use a faster one, a smaller recipe or fewer epochs"
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -65,7 +65,7 @@ class Report:
     Attributes:
         files: figures of the files.
         plan: of the recipe.
-        speed: estimate on this machine; None when it was not asked for.
+        speed: estimate on this machine; None when it was not asked for, or nothing is readable.
         free_disk_bytes: in the current folder; ``free_memory_bytes`` is None where the system does not tell.
         problems: why training would not start or would stop in its first epoch; empty when it would run.
         advice: what to do.
@@ -106,10 +106,10 @@ def examine(
     scan = scan_files(sources, num_decoded=num_decoded, on_progress=on_progress)
     plan = make_plan(scan.manifest, config)
     measured = None
-    if speed:
-        broken = {file.key for file in scan.undecodable}
-        readable = [entry for entry in scan.manifest.entries if entry.key not in broken]
-        measured = estimate_speed(config, plan, readable, device or distributed.default_device())
+    broken = {file.key for file in scan.undecodable}
+    readable = [entry for entry in scan.manifest.entries if entry.key not in broken]
+    if speed and readable:
+        measured = estimate_speed(config, plan, readable, device or distributed.default_device(), on_progress=on_progress)
     files, memory, disk = summarise_files(scan), available_memory(), free_bytes(Path.cwd())
     problems = find_problems(scan, plan, config)
     finding = Finding(scan, plan, measured, memory, disk)

@@ -80,7 +80,7 @@ def scan_files(
     tell = on_progress or (lambda stage, done, total: None)
     listed = read_manifest(list(sources), probe=False)
     entries, heads, bad = [], [], list(listed.bad)
-    for entry, head in zip(listed.entries, _parallel(_read_head, listed.entries, "headers", tell), strict=True):
+    for entry, head in zip(listed.entries, _parallel(_read_head, listed.entries, "reading headers", tell), strict=True):
         if isinstance(head, BadFile):
             bad.append(head)
         else:

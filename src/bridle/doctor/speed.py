@@ -12,6 +12,7 @@ from torch import nn
 from bridle.data.batch import Batch, Sample, collate
 from bridle.data.manifest import Entry
 from bridle.doctor.plan import Plan, unnormalised_loader
+from bridle.doctor.scan import OnProgress
 from bridle.errors import DecodeError
 from bridle.networks import Networks, build_objective
 from bridle.objectives.base import Objective
@@ -21,7 +22,7 @@ from bridle.randomness import generator
 from bridle.run import RunConfig
 from bridle.train.loop import resolve_precision, train_step
 
-FIRST_CLIPS = 4
+FIRST_CLIPS = 2
 _LOADED_FILES = 16
 
 
@@ -70,7 +71,13 @@ class Speed:
 
 
 def estimate_speed(
-    config: RunConfig, plan: Plan, entries: Sequence[Entry], device: torch.device, budget_seconds: float = 15.0
+    config: RunConfig,
+    plan: Plan,
+    entries: Sequence[Entry],
+    device: torch.device,
+    *,
+    budget_seconds: float = 15.0,
+    on_progress: OnProgress | None = None,
 ) -> Speed:
     """Time each kind of phase by a warm-up and two training steps, and reading by a few files.
 
@@ -80,11 +87,32 @@ def estimate_speed(
         entries: readable files.
         device: where to train.
         budget_seconds: for each kind of phase; if a whole batch takes longer, a smaller one is timed and scaled up.
+        on_progress: told about progress.
     """
     config = replace(config, train=replace(config.train, precision=resolve_precision(config.train.precision, device)))
     networks = Networks(config).to(device)
     _fit_codebooks(networks, device)
-    steps = {phase.kind: _time_phase(phase, networks, config, budget_seconds) for phase in config.plan}
+    kinds = {phase.kind: phase for phase in config.plan}
+    steps: dict[str, tuple[float, int]] = {}
+    for phase in kinds.values():
+        if on_progress is not None:
+            on_progress("timing steps", len(steps), len(kinds))
+        steps[phase.kind] = _time_phase(phase, networks, config, budget_seconds)
+    if on_progress is not None:
+        on_progress("timing steps", len(kinds), len(kinds))
+    return project(config, plan, steps, _time_reading(config, entries), str(device))
+
+
+def project(config: RunConfig, plan: Plan, steps: dict[str, tuple[float, int]], clip_seconds: float, device: str) -> Speed:
+    """The whole run from its parts.
+
+    Args:
+        config: the recipe, its precision resolved.
+        plan: of the recipe on the files.
+        steps: (seconds of a step on a full batch, clips that were timed) by kind of phase.
+        clip_seconds: to read one clip.
+        device: name of the device.
+    """
     times = []
     for phase in config.plan:
         seconds, clips = steps[phase.kind]
@@ -92,7 +120,6 @@ def estimate_speed(
         epoch = seconds * plan.full_steps
         length = f"{phase.length:g} {phase.unit}"
         times.append(PhaseTime(phase.kind, length, count, seconds, clips, epoch, epoch * count / plan.steps_per_epoch))
-    clip_seconds = _time_reading(config, entries)
     read = clip_seconds * plan.num_clips
     cached = min(1.0, plan.cache_limit_bytes / max(1, plan.cache_bytes)) * plan.cacheable_clips
     reread = clip_seconds * (plan.num_clips - cached)
@@ -100,7 +127,7 @@ def estimate_speed(
     reading = (read + reread * max(0.0, num_epochs - 1)) if num_epochs >= 1 else read * num_epochs
     computing, workers = sum(phase.seconds for phase in times), config.train.num_workers
     total = max(computing, reading / workers) if workers else computing + reading
-    return Speed(str(device), config.train.precision, tuple(times), read, reread, total)
+    return Speed(device, config.train.precision, tuple(times), read, reread, total)
 
 
 def _fit_codebooks(networks: Networks, device: torch.device) -> None:

@@ -128,9 +128,7 @@ def evaluate_run(
     rows = _probe(manifest, columns, collected, seed, told)
     if collected.bad:
         first = collected.bad[0]
-        notes.append(
-            f"{_count(len(collected.bad), 'file')} cannot be read and are left out; first {first.key} ({first.reason})"
-        )
+        notes.append(f"left out: {_count(len(collected.bad), 'unreadable file')}, first {first.key} ({first.reason})")
     notes += dict.fromkeys(note for row in rows for result in row.probes.values() for note in result.notes)
     labels = manifest.columns[columns.label]
     by_name = {row.features: row.probes for row in rows}
@@ -200,7 +198,7 @@ def _with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[st
     for role, column in columns.named.items():
         filled = [row for row in kept if manifest.columns[column][row].strip()]
         if len(filled) < len(kept):
-            notes.append(f"{_count(len(kept) - len(filled), 'clip')} without {role} (column '{column}') are left out")
+            notes.append(f"left out: {_count(len(kept) - len(filled), 'clip')} without {role} (column '{column}')")
         kept = filled
     return _subset(manifest, kept), notes
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridle.errors import ConfigError
-from bridle.recipes.audio import audio_base, audio_small
+from bridle.recipes.audio import audio_base, audio_demo, audio_small
 from bridle.recipes.debug import audio_debug
 from bridle.run import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "audio-debug": audio_debug,
+    "audio-demo": audio_demo,
     "audio-small": audio_small,
     "audio-base": audio_base,
 }

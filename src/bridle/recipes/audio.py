@@ -56,7 +56,7 @@ def audio_base() -> RunConfig:
 
 
 def audio_demo() -> RunConfig:
-    """A few hundred clips of a few seconds in minutes on 2 cores, on the random tokenizer's codes only; made for ``bridle demo``.
+    """A few hundred short clips in minutes on 2 cores, on the random tokenizer's codes only; made for ``bridle demo``.
 
     Command: ``bridle demo``, which sets ``phases`` to as many steps as fit into its time.
     """
@@ -67,7 +67,7 @@ def audio_demo() -> RunConfig:
         encoder=EncoderConfig(width=192, depth=6, heads=3),
         predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
         masks=MaskConfig(mask_ratio=0.8, predict_ratio=0.5),
-        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256, init_sample=16384, kmeans_steps=10),
         encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
         train=TrainConfig(batch_size=64),
     )

@@ -194,13 +194,14 @@ class _Run:
         self.phase_index = 0
         self.steps_before = 0
         self.last_step = 0
+        self.lengths = [phase.total_steps(self.order.steps_per_epoch) for phase in config.plan]
         self.writer: MetricsWriter | None = None
 
     def execute(self) -> Outcome:
         """Run every phase that is left."""
         checkpoint = self._restore()
         phases = self.config.plan
-        lengths = [phase.total_steps(self.order.steps_per_epoch) for phase in phases]
+        lengths = self.lengths
         first_phase = int(checkpoint.state["phase"]) if checkpoint else 0
         finished, done = True, 0
         if distributed.rank() == 0:
@@ -291,7 +292,7 @@ class _Run:
                 self.steps_before + step,
                 weights=self.networks.state_dict(),
                 optimizer={**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()},
-                state={"phase": self.phase_index, "phase_step": step, "phases": self.config.phases},
+                state={"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths},
                 keep=self.config.train.keep_checkpoints,
                 metadata={"fingerprint": model_fingerprint(self.config, self.networks.state_dict())},
             )

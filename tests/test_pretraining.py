@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridle.data.batch import Batch
 from bridle.errors import ConfigError, DataError, RunError
-from bridle.pretrain import Outcome, Silent, pretrain
+from bridle.pretraining import Outcome, Silent, pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_weights
@@ -132,7 +131,9 @@ def test_half_written_and_foreign_runs_are_explained(uninterrupted: Path, tone_f
 
 def test_a_codebook_larger_than_the_sample_is_explained(tone_folder: Path, tmp_path: Path) -> None:
     config = debug()
-    config = dataclasses.replace(config, quantizer=dataclasses.replace(config.quantizer, codebook_size=65536, init_sample=65536))
+    config = dataclasses.replace(
+        config, quantizer=dataclasses.replace(config.quantizer, codebook_size=65536, init_sample=65536)
+    )
     with pytest.raises(ValueError, match="65536"):
         pretrain(config, [tone_folder], tmp_path / "run")
 
@@ -153,7 +154,7 @@ import json, sys, torch
 from pathlib import Path
 from bridle import distributed
 from bridle.config import from_dict
-from bridle.pretrain import pretrain
+from bridle.pretraining import pretrain
 from bridle.run import RunConfig
 config = from_dict(RunConfig, json.loads(Path(sys.argv[1]).read_text()))
 torch.set_num_threads(1)

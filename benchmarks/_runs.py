@@ -1,0 +1,99 @@
+"""Shared by the benchmarks that train: a run that resumes, its minutes, its probes; and means with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bridle.config import to_dict
+from bridle.data.manifest import read_manifest
+from bridle.eval.evaluate import Columns, evaluate_run
+from bridle.inference import load
+from bridle.pretraining import pretrain
+from bridle.run import RunConfig
+
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Two-sided 95 % quantile of Student's t for the mean of n values."""
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A labelled set below the data folder."""
+
+    name: str
+    manifest: str
+    columns: Columns
+    path_column: str = "file"
+
+
+SETS = (
+    LabelledSet("esc10", "esc10/meta.csv", Columns(label="class", fold="fold")),
+    LabelledSet("fsdd, one speaker out", "fsdd/meta.csv", Columns(label="label", fold="speaker")),
+    LabelledSet("grid digit", "grid_s1/meta.csv", Columns(label="digit", split="suggested_split"), "audio"),
+    LabelledSet("grid letter", "grid_s1/meta.csv", Columns(label="letter", split="suggested_split"), "audio"),
+)
+UNLABELLED = ("esc10/audio", "fsdd/audio", "grid_s1/audio")
+
+
+def train(config: RunConfig, data: Path, run: Path) -> float:
+    """Train the run to its end, resuming what is there; returns its wall-clock minutes over all calls."""
+    clock = run.parent / f"{run.name}.seconds"
+    seconds = float(clock.read_text()) if clock.exists() else 0.0
+    start = time.perf_counter()
+    outcome = pretrain(config, [data / part for part in UNLABELLED], run, resume=True)
+    if not outcome.finished:
+        raise SystemExit(f"{run} was asked to stop; run the same command again to go on")
+    seconds += time.perf_counter() - start
+    if not (run / "trained").exists():
+        clock.write_text(f"{seconds:.1f}")
+        (run / "trained").touch()
+    return float(clock.read_text()) / 60
+
+
+def probes(run: Path, data: Path, labelled: LabelledSet) -> dict[str, dict[str, float]]:
+    """Accuracy in percent by features and probe, kept beside the run."""
+    kept = run / f"probes-{labelled.name.replace(' ', '-').replace(',', '')}.json"
+    if not kept.exists():
+        manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
+        evaluation = evaluate_run(load(run), manifest, labelled.columns)
+        kept.write_text(json.dumps(to_dict(evaluation)))
+    rows = json.loads(kept.read_text())["rows"]
+    return {row["features"]: {name: 100 * probe["accuracy"] for name, probe in row["probes"].items()} for row in rows}
+
+
+def mean_interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval by Student's t; the width of one value is NaN."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return mean, T_95[len(values)] * deviation / math.sqrt(len(values))
+
+
+def product_rate() -> float:
+    """TFLOP/s of a bf16 1600 x 384 x 1536 matrix product on all threads: what this machine is worth."""
+    a, b = torch.randn(1600, 384).bfloat16(), torch.randn(384, 1536).bfloat16()
+    best = math.inf
+    for _ in range(50):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1600 * 384 * 1536 / best / 1e12
+
+
+def machine() -> dict[str, str | int | float]:
+    """Facts that belong beside every number."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "bf16 TFLOP/s": round(product_rate(), 2),
+    }

@@ -1,0 +1,205 @@
+"""``bridle doctor DATA``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from rich.console import RenderableType
+from rich.progress import TaskID
+from rich.table import Table
+from rich.text import Text
+
+from bridle.commands.arguments import Data, JsonFile, parse, write_json
+from bridle.commands.display import console, progress, table
+from bridle.config import to_dict
+from bridle.doctor.report import Files, Report, examine
+from bridle.doctor.speed import Speed
+from bridle.recipes import recipe
+from bridle.run import RunConfig
+
+SHOWN_FILES = 10
+SHOWN_KINDS = 4
+_BAR_WIDTH = 40
+_DESCRIPTION = """Examine recordings before training.
+  Reads every header and decodes some files, puts them in the recipe's order, and times a few real training
+  steps on this machine. Says what is broken, how long training takes and what to do. The exit status is 0
+  when training would start and 1 when it would not.
+
+examples:
+  bridle doctor recordings/
+  bridle doctor recordings/ more.csv --recipe audio-base --no-speed
+  bridle doctor recordings/ --all --json report.json
+"""
+
+
+@dataclass
+class Arguments:
+    """Of ``bridle doctor``."""
+
+    data: Data
+    recipe: Annotated[str, tyro.conf.arg(metavar="RECIPE", help="The recipe to train by.")] = "audio-small"
+    decode: Annotated[int, tyro.conf.arg(metavar="COUNT", help="Files to decode, drawn at random.")] = 200
+    all: Annotated[bool, tyro.conf.arg(help="Decode every file, so that every broken one is found.")] = False
+    speed: Annotated[bool, tyro.conf.arg(help="Time training steps on this machine.")] = True
+    json: JsonFile = None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parsed = parse(Arguments, arguments, "bridle doctor", _DESCRIPTION)
+    config = recipe(parsed.recipe)
+    with progress("") as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        report = examine(
+            parsed.data,
+            config,
+            num_decoded=None if parsed.all else parsed.decode,
+            speed=parsed.speed,
+            on_progress=on_progress,
+        )
+    if parsed.json is not None:
+        write_json(parsed.json, json.dumps(to_dict(report), indent=1))
+    for part in screen(report, config):
+        console().print(part, soft_wrap=isinstance(part, str))
+    _verdict(report, parsed)
+    return 1 if report.problems else 0
+
+
+def screen(report: Report, config: RunConfig) -> Iterator[RenderableType]:
+    """What the command prints, but for the verdict."""
+    files = report.files
+    good = files.num_files - len(files.bad)
+    yield Text(
+        f"\n{files.num_files:,} files, {good:,} readable as far as seen, {_duration(files.total_seconds)} of sound, "
+        f"{_size(files.num_bytes)}",
+        style="bold",
+    )
+    yield kinds_table(files)
+    yield durations_table(files)
+    if files.bad:
+        yield bad_table(files)
+    yield Text("")
+    yield plan_grid(report, config)
+    if report.speed is not None:
+        yield Text("")
+        yield speed_table(report.speed)
+        yield Text(_speed_line(report.speed))
+    if report.advice:
+        yield Text("\nwhat to do", style="bold")
+        grid = Table.grid(padding=(0, 1))
+        for line in report.advice:
+            grid.add_row(Text("-", style="yellow"), Text(line))
+        yield grid
+
+
+def kinds_table(files: Files) -> Table:
+    """Sample rates, channels and formats, the most frequent first; decoded files; quantiles of the durations."""
+    columns = {
+        "sample rate": [(f"{rate} Hz", count) for rate, count in files.sample_rates.items()],
+        "channels": [(str(number), count) for number, count in files.channels.items()],
+        "format": list(files.formats.items()),
+    }
+    made = Table.grid(padding=(0, 2))
+    for name, counts in columns.items():
+        shown = [f"{text}: {count:,}" for text, count in counts[:SHOWN_KINDS]]
+        rest = sum(count for _, count in counts[SHOWN_KINDS:])
+        made.add_row(Text(name, style="cyan"), Text("   ".join(shown + ([f"others: {rest:,}"] if rest else []))))
+    found = f"{files.num_decoded:,} files, of which {len(files.silent):,} silent, {len(files.cut_short):,} cut short"
+    made.add_row(Text("decoded", style="cyan"), Text(found))
+    quantiles = "   ".join(f"{name}: {_seconds(value)}" for name, value in files.quantiles.items())
+    made.add_row(Text("durations", style="cyan"), Text(quantiles))
+    return made
+
+
+def durations_table(files: Files) -> Table:
+    """A bar for every range of durations."""
+    made = Table.grid(padding=(0, 1))
+    most = max(count for _, _, count in files.histogram)
+    for start, end, count in files.histogram:
+        bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
+        label = " - ".join(dict.fromkeys((_seconds(start), _seconds(end))))
+        made.add_row(Text(label, justify="right", style="cyan"), Text(bar, style="green"), Text(f"{count:,}", justify="right"))
+    return made
+
+
+def bad_table(files: Files) -> Table:
+    """The reasons with their counts, then the first files."""
+    made = table(f"\n{len(files.bad):,} unreadable files", ["reason", "first files", "files"], [], left=2)
+    shown = files.bad[:SHOWN_FILES]
+    for reason, count in files.bad_reasons.items():
+        keys = [file.key for file in shown if file.reason == reason]
+        more = ["..."] if count > len(keys) else []
+        made.add_row(Text(reason), Text("\n".join(keys + more)), f"{count:,}")
+    return made
+
+
+def plan_grid(report: Report, config: RunConfig) -> Table:
+    """What the recipe makes of the files."""
+    plan, levels, size = report.plan, config.quantizer.num_codebooks, config.quantizer.codebook_size
+    memory = "" if report.free_memory_bytes is None else f"; {_size(report.free_memory_bytes)} are free"
+    rows = {
+        "recipe": f"{plan.recipe}: {plan.num_parameters / 1e6:.1f} million parameters, {config.phases}",
+        "an epoch": f"{plan.num_clips:,} clips of up to {config.audio.crop_seconds:g} s in {plan.steps_per_epoch:,} steps, "
+        f"{100 * plan.heard_ratio:.0f} % of the sound, {100 * plan.padding_ratio:.1f} % padding",
+        "codebooks": f"{levels} x {size} codes from {plan.num_patches:,} patches an epoch",
+        "memory": f"{_size(plan.memory_bytes)} for weights and optimiser, "
+        f"{_size(min(plan.cache_bytes, plan.cache_limit_bytes))} for decoded files{memory}",
+        "disk": f"{_size(plan.disk_bytes)} for checkpoints; {_size(report.free_disk_bytes)} are free here",
+    }
+    made = Table.grid(padding=(0, 2))
+    for name, text in rows.items():
+        made.add_row(Text(name, style="cyan"), Text(text))
+    return made
+
+
+def speed_table(speed: Speed) -> Table:
+    """The estimate, a row per phase."""
+    made = table("estimated time", ["phase", "length", "steps", "a step", "an epoch", "the phase"], [], left=2)
+    for phase in speed.phases:
+        times = (_duration(value) for value in (phase.step_seconds, phase.epoch_seconds, phase.seconds))
+        made.add_row(phase.kind, phase.length, f"{phase.num_steps:,}", *times)
+    return made
+
+
+def _speed_line(speed: Speed) -> str:
+    clips = ", ".join(dict.fromkeys(str(phase.num_timed_clips) for phase in speed.phases))
+    where = f"{speed.device}, {speed.precision}, timed on batches of {clips} clips"
+    first, later = _duration(speed.read_seconds), _duration(speed.reread_seconds)
+    return f"in all about {_duration(speed.seconds)} ({where}); reading takes {first} in the first epoch, {later} in later ones"
+
+
+def _verdict(report: Report, parsed: Arguments) -> None:
+    console().print()
+    if not report.problems:
+        data = " ".join(shlex.quote(source) for source in parsed.data)
+        console().print("[bold green]ready to train[/]")
+        console().print(f"  bridle pretrain {parsed.recipe} --data {data} --out runs/first", markup=False, soft_wrap=True)
+    for problem in report.problems:
+        console().print(Text.assemble(("training would not start: ", "bold red"), problem), soft_wrap=True)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 120 else _duration(value)
+
+
+def _duration(seconds: float) -> str:
+    """Two figures of a length of time in the unit that fits."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
