@@ -36,7 +36,7 @@ check: setup ## formatting, lint, types, layers
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 bench: SHELL := bash
-bench: setup ## every benchmark; tables also go to build/
+bench: setup ## every benchmark of speed and error; tables also go to build/
 	@mkdir -p build
 	@set -eo pipefail; for file in benchmarks/*.py; do \
 	  echo "== $$file"; $(BIN)/python "$$file" 2>&1 | tee "build/$$(basename "$$file" .py).txt"; done

@@ -179,6 +179,8 @@ def test_two_processes_equal_one(tone_folder: Path, tmp_path: Path) -> None:
     for ours, theirs in zip(one[3], two[3], strict=True):
         for key, value in ours.items():
             if isinstance(value, float):
-                assert theirs[key] == pytest.approx(value, abs=1e-4, rel=1e-4), (ours["step"], key)
+                # The first step has seen no update; later ones carry rounding through the optimiser.
+                bound = 1e-5 if ours["step"] == 1 else 1e-4
+                assert theirs[key] == pytest.approx(value, abs=bound, rel=bound), (ours["step"], key)
     for key, value in one[0].items():
         torch.testing.assert_close(two[0][key].float(), value.float(), atol=2e-4, rtol=1e-3, msg=key)

@@ -107,7 +107,7 @@ def test_run_killed_between_checkpoints(tiny_folder, tmp_path):
     assert summary.tokenizer == "tokenizer"
 
 
-def test_length_of_epochs_is_known_once_a_phase_of_them_is_finished(tiny_folder, tmp_path):
+def test_the_length_of_epochs_is_known_from_the_first_checkpoint_on(tiny_folder, tmp_path):
     run = killed_run(tiny_folder, tmp_path / "run", "cold:2, tokenizer:3, encoder:2steps", 2, 2)
     assert [(p.length, p.steps_done, p.steps_total) for p in summarise(run).phases] == [
         ("2 epochs", 4, 4),
@@ -116,7 +116,7 @@ def test_length_of_epochs_is_known_once_a_phase_of_them_is_finished(tiny_folder,
     ]
     first = killed_run(tiny_folder, tmp_path / "first", "cold:5, tokenizer:3", 1, 6)
     summary = summarise(first)
-    assert [(p.steps_done, p.steps_total) for p in summary.phases] == [(4, None), (0, None)]
+    assert [(p.steps_done, p.steps_total) for p in summary.phases] == [(4, 10), (0, 6)]
     assert (summary.tokenizer, summary.levels[0].residual) == ("cold", None)
 
 

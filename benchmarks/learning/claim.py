@@ -1,8 +1,8 @@
 """Do residual codes pay? RQ, VQ, masked-patch regression and the random encoder at equal steps and at equal minutes.
 
-Trains each method for a first round, and the two that have a tokenizer for a second round; the second round stands beside a first
-round of the same total minutes. Probes on esc10's official folds. Command:
-``python benchmarks/claim.py --data DATA --out RUNS --steps 1000``. Every run goes on where it was. The last line is one JSON document.
+Trains each method for a first round, and the two that have a tokenizer for a second round; the second round stands beside
+a first round of the same total minutes. Probes on esc10's official folds. Every run goes on where it was. Command:
+``python benchmarks/learning/claim.py --data DATA --out RUNS --steps 1000``. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _runs import SETS, UNLABELLED, machine, mean_interval, probes, train
+from runs import SETS, UNLABELLED, machine, mean_interval, probes, train
 
 from bridle.pretraining import pretrain
 from bridle.recipes import recipe

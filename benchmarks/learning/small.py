@@ -1,6 +1,6 @@
 """What does a recipe learn from a few thousand unlabelled clips? Frozen features on four labelled tasks, several seeds.
 
-Command: ``python benchmarks/learning.py --data DATA --out RUNS``, with DATA holding esc10, fsdd and grid_s1. Every run can be
+Command: ``python benchmarks/learning/small.py --data DATA --out RUNS``, with DATA holding esc10, fsdd and grid_s1. Every run can be
 interrupted and goes on where it was. Prints tables; the last line is one JSON document.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from _runs import SETS, machine, mean_interval, probes, train
+from runs import SETS, machine, mean_interval, probes, train
 
 from bridle.recipes import recipe
 

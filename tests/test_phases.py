@@ -1,0 +1,28 @@
+"""Phases as data."""
+
+import pytest
+
+from bridle.errors import ConfigError
+from bridle.phases import Phase, parse_phases
+
+
+def test_phases_are_read_in_epochs_and_steps() -> None:
+    assert parse_phases("cold:40, tokenizer:2.5epochs,encoder:300steps") == (
+        Phase("cold", 40.0, "epochs"),
+        Phase("tokenizer", 2.5, "epochs"),
+        Phase("encoder", 300.0, "steps"),
+    )
+
+
+def test_lengths_in_steps() -> None:
+    assert Phase("cold", 2.5, "epochs").total_steps(10) == 25
+    assert Phase("cold", 0.01, "epochs").total_steps(10) == 1
+    assert Phase("cold", 7, "steps").total_steps(10) == 7
+
+
+@pytest.mark.parametrize(
+    "text", ["", "cold", "cold:0", "cold:-3", "warm:3", "cold:3minutes", "encoder:4", "cold:4, encoder:4", "cold:1,,cold:2"]
+)
+def test_nonsense_is_explained(text: str) -> None:
+    with pytest.raises(ConfigError, match="phases"):
+        parse_phases(text)

@@ -1,0 +1,97 @@
+"""A run's configuration and networks on disk."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bridle.errors import ConfigError, RunError
+from bridle.networks import Networks, model_fingerprint, read_networks, renew_predictor
+from bridle.recipes import RECIPES, recipe
+from bridle.run import RunConfig, RunFolder, with_normalisation
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_the_disk(name: str, tmp_path: Path) -> None:
+    config = with_normalisation(recipe(name), -4.0, 3.0)
+    folder = RunFolder(tmp_path)
+    folder.write_config(config)
+    assert folder.read_config() == config
+    assert config.recipe == name
+
+
+def test_unknown_recipe_names_the_known() -> None:
+    with pytest.raises(ConfigError, match="audio-small"):
+        recipe("audio-smal")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("quantiser: {}\n", "did you mean 'quantizer'"),
+        ("encoder: {width: wide}\n", "encoder.width"),
+        ("level_weights: [1.0]\n", "level_weights has 1"),
+        ("encoder: {patch: [16, 24, 1]}\n", "num_mels=128"),
+        ("phases: 'cold:x'\n", "phases"),
+        ("!!python/object/apply:os.system ['true']\n", "not"),
+    ],
+)
+def test_bad_configurations_are_explained(change: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"format_version: 1\n{change}" if not change.startswith("!!") else change)
+    with pytest.raises((ConfigError, RunError), match=message):
+        RunFolder(tmp_path).read_config()
+
+
+def test_networks_are_what_the_phases_need() -> None:
+    def names(phases: str) -> set[str]:
+        return {name for name, _ in Networks(dataclasses.replace(recipe("audio-debug"), phases=phases)).named_children()}
+
+    assert names("patches:1") == {"encoder", "predictor", "patch_head"}
+    assert names("cold:1") == {"encoder", "predictor", "head", "cold"}
+    assert names("cold:1, tokenizer:1, encoder:1") == {"encoder", "predictor", "head", "cold", "tokenizer", "estimator"}
+
+
+def test_weights_follow_from_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    config = recipe("audio-debug")
+    a, b = Networks(config).state_dict(), Networks(config).state_dict()
+    other = Networks(dataclasses.replace(config, seed=1)).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["encoder.embed.weight"], other["encoder.embed.weight"])
+    networks = Networks(config)
+    renew_predictor(networks, config, 2)
+    assert not torch.equal(networks.state_dict()["head.linear.weight"], a["head.linear.weight"])
+    assert torch.equal(networks.state_dict()["encoder.embed.weight"], a["encoder.embed.weight"])
+
+
+def test_the_fingerprint_changes_with_any_weight_and_with_the_front_end() -> None:
+    config = with_normalisation(recipe("audio-debug"), 0.0, 1.0)
+    weights = Networks(config).state_dict()
+    changed = {key: value.clone() for key, value in weights.items()}
+    changed["encoder.norm.bias"][3] += 1e-7
+    prints = {model_fingerprint(config, weights), model_fingerprint(config, changed)}
+    prints.add(model_fingerprint(with_normalisation(config, 0.1, 1.0), weights))
+    assert len(prints) == 3
+    assert model_fingerprint(config, dict(reversed(weights.items()))) == model_fingerprint(config, weights)
+
+
+def test_weights_that_do_not_fit_are_explained(tmp_path: Path) -> None:
+    config = recipe("audio-debug")
+    folder = RunFolder(tmp_path)
+    folder.write_config(config)
+    with pytest.raises(RunError, match="no checkpoint was written yet"):
+        read_networks(folder, config)
+    save_file({"encoder.norm.bias": torch.zeros(3)}, folder.weights, {"format": "bridle", "version": "1"})
+    with pytest.raises(RunError, match=r"does not fit|missing"):
+        read_networks(folder, config)
+    with pytest.raises(RunError, match="not a run folder"):
+        RunFolder(tmp_path / "nowhere").read_config()
+
+
+def test_level_weights_must_match() -> None:
+    with pytest.raises(ConfigError, match="num_codebooks=4"):
+        RunConfig(level_weights=(1.0, 2.0))
