@@ -46,7 +46,7 @@ class Networks(nn.Module):
             if "patches" in kinds:
                 self.patch_head = PatchHead(config.predictor.width, config.encoder.patch_values)
             if "cold" in kinds:
-                self.cold = RandomTokenizer(config.cold_start, config.encoder.patch_values, config.quantizer)
+                self.cold = RandomTokenizer(config.cold_start, config.encoder, config.quantizer)
             if kinds & {"tokenizer", "encoder", "joint"}:
                 self.tokenizer = Tokenizer(config.encoder, config.quantizer)
                 self.estimator = Estimator(

@@ -128,13 +128,25 @@ def test_cold_start_labels_carry_no_position() -> None:
 def test_cold_start_codes_of_normalised_patches_ignore_gain() -> None:
     quantizer = QuantizerConfig(num_codebooks=1, codebook_size=4, code_dim=16, init_sample=64)
     values = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(0))
-    cold = RandomTokenizer(ColdStartConfig(normalise="patch"), 16, quantizer)
+    cold = RandomTokenizer(ColdStartConfig(normalise="patch"), ENCODER, quantizer)
     grid_patches = patchify(values.reshape(1, 1, 256, 4, 1), (4, 4, 1))
     every = masked_view(batch(16), ENCODER.patch, MASKS).every
     a = cold.vectors(grid_patches, every)
     b = cold.vectors(type(grid_patches)(grid_patches.values + 3.0, grid_patches.grid), every)
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
     assert torch.allclose(a.norm(dim=-1), torch.full((1, 64), 4.0), atol=1e-2)  # orthogonal: lengths survive
+
+
+def test_smoothed_cold_start_vectors_are_means_of_cells() -> None:
+    quantizer = QuantizerConfig(num_codebooks=1, codebook_size=4, code_dim=4, init_sample=64)
+    cold = RandomTokenizer(ColdStartConfig(normalise="set", smooth=2), ENCODER, quantizer)
+    inputs = torch.randn(1, 1, 16, 8, 1, generator=torch.Generator().manual_seed(0))
+    pooled = torch.nn.functional.avg_pool2d(inputs[..., 0], 2)[..., None]
+    every = masked_view(batch(16), ENCODER.patch, MASKS).every
+    expected = patchify(pooled, (2, 2, 1)).values @ cold.projection
+    torch.testing.assert_close(cold.vectors(patchify(inputs, ENCODER.patch), every), expected)
+    with pytest.raises(ConfigError, match="smooth=3"):
+        RandomTokenizer(ColdStartConfig(smooth=3), ENCODER, quantizer)
 
 
 def test_level_weights_weigh_levels() -> None:

@@ -36,7 +36,7 @@ class Parts:
             self.encoder = Encoder(ENCODER)
             self.predictor = Predictor(PredictorConfig(width=16, depth=1, heads=2), 16, ENCODER.axes)
             self.head = CodeHead(16, 2, 8)
-            self.cold = RandomTokenizer(ColdStartConfig(), ENCODER.patch_values, QUANTIZER)
+            self.cold = RandomTokenizer(ColdStartConfig(), ENCODER, QUANTIZER)
             self.tokenizer = Tokenizer(ENCODER, QUANTIZER)
             self.estimator = Estimator(EstimatorConfig(width=16, depth=1, heads=2), 8, 16, ENCODER.axes)
 

@@ -23,13 +23,23 @@ class ColdStartConfig:
     """The random tokenizer that gives the first labels.
 
     Attributes:
-        normalise: ``patch``: each patch to zero mean and unit variance before the projection; ``set``: the clip's
-            own normalisation only.
+        normalise: ``patch``: each patch to zero mean and unit variance before the projection; ``set``: the clip's own
+            normalisation only.
+        smooth: after normalising, a patch is averaged over cells of ``smooth`` x ``smooth`` units of time and height,
+            so that codes tell its coarse shape and not its noise; 1 keeps every value. Must divide the patch.
         seed: of the random projection.
+
+    Raises:
+        ConfigError: ``smooth`` below 1.
     """
 
     normalise: Literal["patch", "set"] = "patch"
+    smooth: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.smooth < 1:
+            raise ConfigError(f"cold_start.smooth={self.smooth} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -63,16 +73,23 @@ class RandomTokenizer(nn.Module):
     The projection is orthogonal, so that distances between patches survive it as well as ``code_dim`` allows.
 
     Args:
-        config: normalisation and seed.
-        patch_values: P.
+        config: normalisation, smoothing and seed.
+        encoder: gives the patch and its channels.
         quantizer: its quantizer; ``code_dim`` is the width of the projection.
+
+    Raises:
+        ConfigError: ``smooth`` does not divide the patch.
     """
 
     projection: Tensor
 
-    def __init__(self, config: ColdStartConfig, patch_values: int, quantizer: QuantizerConfig) -> None:
+    def __init__(self, config: ColdStartConfig, encoder: EncoderConfig, quantizer: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
+        self.cell = (encoder.channels, *encoder.patch)
+        if encoder.patch[0] % config.smooth or encoder.patch[1] % config.smooth:
+            raise ConfigError(f"cold_start.smooth={config.smooth} must divide encoder.patch={encoder.patch} in time and height")
+        patch_values = encoder.patch_values // config.smooth**2
         size = (max(patch_values, quantizer.code_dim), min(patch_values, quantizer.code_dim))
         noise = torch.randn(size, generator=generator(config.seed, "cold start"))
         basis = torch.linalg.qr(noise).Q
@@ -92,7 +109,15 @@ class RandomTokenizer(nn.Module):
         with torch.autocast(values.device.type, enabled=False):
             if self.config.normalise == "patch":
                 values = normalise_patches(values)
+            if self.config.smooth > 1:
+                values = self._smoothed(values)
             return values @ self.projection
+
+    def _smoothed(self, values: Tensor) -> Tensor:
+        channels, t, h, w = self.cell
+        s = self.config.smooth
+        cells = values.reshape(*values.shape[:-1], channels, t // s, s, h // s, s, w)
+        return cells.mean((-4, -2)).flatten(-4)
 
 
 class Tokenizer(nn.Module):
