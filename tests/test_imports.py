@@ -19,7 +19,7 @@ BASE = {"errors", "grid", "randomness", "distributed", "config", "files"}
 MODELS = BASE | {"nn", "quantize", "models"}
 TRAINING = MODELS | {"media", "data", "masking", "losses", "optim", "phases", "objectives", "train"}
 RUNS = TRAINING | {"run", "networks", "inference"}
-WORK = RUNS | {"synthetic", "eval", "recipes", "pretraining"}
+WORK = RUNS | {"synthetic", "eval", "recipes", "settings", "pretraining"}
 COMMANDS = WORK | {"commands", "demo", "doctor", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "inference": TRAINING | {"run", "networks"},
     "eval": RUNS,
     "recipes": RUNS,
-    "pretraining": RUNS | {"recipes"},
+    "settings": RUNS,
+    "pretraining": RUNS | {"settings"},
     **dict.fromkeys(("commands", "demo", "doctor", "summary", "tables"), COMMANDS),
     "cli": COMMANDS | {"__init__"},
     "__main__": {"cli"},

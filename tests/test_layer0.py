@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridle import distributed, errors
-from bridle.config import fingerprint, from_dict, load_yaml, save_yaml, to_dict
+from bridle.config import fingerprint, from_dict, load_yaml, to_dict, to_yaml
 from bridle.errors import ConfigError, DecodeError
 from bridle.grid import PatchGrid, Subset
 from bridle.randomness import counter_uniform, derive_seed, generator, permutation
@@ -144,7 +144,7 @@ CHANGED = Outer(Inner(9, 0.25, ("time",)), "block", (4, 4), Path("a/b"), {"code/
 
 @pytest.mark.parametrize("config", [Outer(), CHANGED])
 def test_config_survives_yaml(tmp_path, config):
-    save_yaml(config, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     assert load_yaml(Outer, tmp_path / "config.yaml") == config
     assert from_dict(Outer, to_dict(config)) == config
 

@@ -116,6 +116,19 @@ def test_resume_with_other_settings_is_refused(uninterrupted: Path, tone_folder:
         pretrain(debug(seed=7), [tone_folder], uninterrupted, resume=True)
 
 
+def test_machinery_may_change_on_resume_and_other_data_may_not(uninterrupted: Path, tone_folder: Path, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(uninterrupted, run)
+    shutil.copytree(tone_folder, data)
+    config = debug()
+    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every=5, max_bad_fraction=0.5))
+    assert pretrain(changed, [data], run, resume=True).finished
+    assert RunFolder(run).read_config().train.max_bad_fraction == 0.5
+    (data / "tone-0.wav").unlink()
+    with pytest.raises(RunError, match="same --data"):
+        pretrain(changed, [data], run, resume=True)
+
+
 def test_half_written_and_foreign_runs_are_explained(uninterrupted: Path, tone_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)

@@ -1,6 +1,6 @@
 """What does a recipe learn from a few thousand unlabelled clips? Frozen features on four labelled tasks, several seeds.
 
-Command: ``python benchmarks/learning/small.py --data DATA --out RUNS``, with DATA holding esc10, fsdd and grid_s1. Every run can be
+Command: ``python benchmarks/learning/small.py --data DATA --out RUNS``; DATA holds esc10, fsdd, grid_s1. Every run can be
 interrupted and goes on where it was. Prints tables; the last line is one JSON document.
 """
 

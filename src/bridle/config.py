@@ -45,9 +45,9 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "") -> T:
         raise ConfigError(f"{where or cls.__name__}: {error}") from error
 
 
-def save_yaml(config: Any, path: Path) -> None:
-    """Write the dataclass as YAML, fields in their order of declaration."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+def to_yaml(config: Any) -> str:
+    """The dataclass as YAML, fields in their order of declaration."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
 def load_yaml(cls: type[T], path: Path) -> T:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def is_active() -> bool:
@@ -46,6 +49,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def gather_objects(value: T) -> list[T]:
+    """The picklable value of every rank, in rank order. A collective that waits."""
+    if not is_active():
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def all_gather_rows(tensor: Tensor) -> Tensor:
     """Rows of every rank, concatenated in rank order; ranks may hold different numbers of rows, also none.
 
@@ -74,7 +86,12 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or is_active():
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    device = default_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield
     finally:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bridle import distributed
 from bridle.data.audio import AudioLoader
-from bridle.data.batch import Batch, Sample, collate, valid_steps
+from bridle.data.batch import Batch, Sample, collate
 from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, DecodeError, RunError
-from bridle.grid import PatchGrid, Subset
+from bridle.grid import PatchGrid
 from bridle.networks import Networks, model_fingerprint, read_networks
-from bridle.nn.patches import patchify
 from bridle.nn.pooling import Pooling, pool
+from bridle.objectives.view import whole_view
 from bridle.run import RunConfig, RunFolder
 
 Sound = str | Path | Tensor
@@ -87,14 +88,15 @@ class Model:
         """D, the width of the features."""
         return self.config.encoder.width
 
-    def features(self, sound: Sound) -> Tensor:
-        """Features of every patch.
+    def features(self, sound: Sound, pooling: Pooling | Literal["none"] = "none") -> Tensor:
+        """Features of a sound.
 
         Args:
             sound: a file or a waveform; longer ones than the model's crop are read in consecutive windows, joined in time.
+            pooling: mean over ``"time"``, ``"mean"`` over all patches, or ``"none"``.
 
         Returns:
-            (time, frequency, D) float32 on the CPU.
+            float32 on the CPU: (time, frequency, D) for ``"none"``, (frequency, D) for ``"time"``, (D,) for ``"mean"``.
 
         Raises:
             DecodeError: the file cannot be read.
@@ -103,7 +105,12 @@ class Model:
         for encoded in self.encode(self._windows(sound)):
             cut = encoded.patches.reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1)
             parts += [row[:steps] for row, steps in zip(cut, encoded.steps.tolist(), strict=True)]
-        return torch.cat(parts).cpu()
+        features = torch.cat(parts).cpu()
+        if pooling == "none":
+            return features
+        steps, bands, _ = features.shape
+        pooled = pool(features.flatten(0, 1)[None], PatchGrid(steps, bands), torch.tensor([steps]), pooling)[0]
+        return pooled if pooling == "mean" else pooled.reshape(bands, -1)
 
     def embed(self, sound: Sound, pooling: Pooling = "mean") -> Tensor:
         """One vector for the whole sound: the mean of its features.
@@ -118,9 +125,7 @@ class Model:
         Raises:
             DecodeError: the file cannot be read.
         """
-        features = self.features(sound)
-        steps, bands, _ = features.shape
-        return pool(features.flatten(0, 1)[None], PatchGrid(steps, bands), torch.tensor([steps]), pooling)[0]
+        return self.features(sound, pooling).flatten()
 
     def tokenize(self, sound: Sound) -> Codes:
         """Codes of every patch; windows as for :meth:`features`.
@@ -138,10 +143,8 @@ class Model:
     def encode(self, windows: Iterable[Window], batch_size: int = 16) -> Iterator[Encoded]:
         """Encode windows in batches, in their order. Padding inside a batch changes no number beyond rounding."""
         for group, batch in self._batches(windows, batch_size):
-            patches = patchify(batch.inputs.to(self.device), self.config.encoder.patch)
-            steps = valid_steps(batch.lengths, self.config.encoder.patch[0])
-            every = Subset.every(patches.grid, steps).to(self.device)
-            yield Encoded(group, self.networks.encoder(patches, every).patches, patches.grid, steps)
+            view = whole_view(batch.to(self.device), self.config.encoder.patch)
+            yield Encoded(group, self.networks.encoder(view.patches, view.every).patches, view.patches.grid, view.steps)
 
     @torch.inference_mode()
     def encode_codes(self, windows: Iterable[Window], batch_size: int = 16) -> Iterator[tuple[Window, Codes]]:
@@ -154,13 +157,11 @@ class Model:
         if tokenizer is None:
             raise RunError("this run has no fitted tokenizer; pretrain with a cold or tokenizer phase to get codes")
         for group, batch in self._batches(windows, batch_size):
-            patches = patchify(batch.inputs.to(self.device), self.config.encoder.patch)
-            steps = valid_steps(batch.lengths, self.config.encoder.patch[0])
-            every = Subset.every(patches.grid, steps).to(self.device)
-            codes = tokenizer.quantizer.encode(tokenizer.vectors(patches, every)).cpu()
-            per_step = patches.grid.patches_per_step
-            for window, row, count in zip(group, codes, steps.tolist(), strict=True):
-                yield window, Codes(row[: count * per_step], PatchGrid(count, patches.grid.height, patches.grid.width))
+            view = whole_view(batch.to(self.device), self.config.encoder.patch)
+            codes = tokenizer.quantizer.encode(tokenizer.vectors(view.patches, view.every)).cpu()
+            grid = view.patches.grid
+            for window, row, count in zip(group, codes, view.steps.tolist(), strict=True):
+                yield window, Codes(row[: count * grid.patches_per_step], PatchGrid(count, grid.height, grid.width))
 
     def windows(self, entries: Iterable[Entry], bad: list[BadFile]) -> Iterator[Window]:
         """Windows of every entry in order; files that cannot be read are appended to ``bad`` and passed over."""
@@ -168,10 +169,8 @@ class Model:
             try:
                 for clip in self.loader.windows(entry):
                     yield Window(index, clip.start_seconds, clip.inputs)
-            except DecodeError as error:
-                bad.append(BadFile(entry.key, error.reason))
-            except OSError as error:
-                bad.append(BadFile(entry.key, error.strerror or str(error)))
+            except (DecodeError, OSError) as error:
+                bad.append(BadFile.of(entry, error))
 
     def _windows(self, sound: Sound) -> list[Window]:
         if isinstance(sound, Tensor):

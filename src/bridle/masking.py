@@ -63,7 +63,7 @@ class Masks:
 def num_masked(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden and predicted patches of a clip with ``valid_steps`` (B,) valid time steps: two int64 tensors of shape (B,).
 
-    At least one patch (time step, band) is hidden and one stays visible.
+    At least one patch (time step, band) is hidden and one stays visible; a clip of a single one hides none.
     """
     unit, units = torch.ones_like(valid_steps), valid_steps * grid.patches_per_step
     if config.kind == "time":
@@ -99,9 +99,10 @@ def draw_masks(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: 
     for mask in range(config.num_masks):
         priority = _priority(config, grid, valid_steps, seeds, mask, visible_count)
         order = torch.where(valid, priority, torch.inf).argsort(dim=1, stable=True)
-        noise = counter_uniform(seeds, grid.num_patches, stream=3 * mask + 2)
         rank = torch.arange(grid.num_patches)
         is_hidden = (rank >= visible_count[:, None]) & (rank < (visible_count + hidden)[:, None])
+        # All hidden patches are predicted, or a random subset of them.
+        noise = rank / 1.0 if config.predict_ratio == 1.0 else counter_uniform(seeds, grid.num_patches, stream=3 * mask + 2)
         hidden_order = torch.where(is_hidden, noise, torch.inf).argsort(dim=1, stable=True)
         rows.append((order, order.gather(1, hidden_order)))
     visible = torch.stack([row[0] for row in rows], 1).flatten(0, 1)

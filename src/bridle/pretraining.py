@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import signal
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bridle import distributed
-from bridle.config import to_dict
-from bridle.data.audio import AudioLoader, estimate_normalisation
+from bridle.data.audio import AudioLoader
 from bridle.data.batch import Batch
 from bridle.data.dataset import ClipDataset, batch_loader
 from bridle.data.manifest import Manifest, read_manifest
-from bridle.data.quarantine import Quarantine
+from bridle.data.quarantine import BadFile, Quarantine
 from bridle.data.sampler import EpochOrder
-from bridle.errors import ConfigError, RunError
+from bridle.errors import RunError
 from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew_predictor
 from bridle.optim.groups import build_adamw
 from bridle.phases import Phase
+from bridle.quantize import ResidualQuantizer
 from bridle.randomness import derive_seed
-from bridle.run import RunConfig, RunFolder, with_normalisation
+from bridle.run import RunConfig, RunFolder
+from bridle.settings import check_folder, resolve
 from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
-from bridle.train.loop import PhaseSpec, resolve_precision, train_phase
+from bridle.train.loop import PhaseSpec, train_phase
 from bridle.train.metrics import MetricsWriter
 from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
+
+ALARM_BELOW = 0.1
+"""Perplexity / K of a level under which a user is warned."""
 
 PREPARE_BATCHES = 8
 """Batches whose vectors start the codebooks."""
@@ -114,56 +118,22 @@ def pretrain(
     reporter = reporter if reporter is not None and distributed.rank() == 0 else Silent()
     device = device or distributed.default_device()
     folder = RunFolder(out)
-    _check_folder(folder, resume)
+    check_folder(folder, resume)
     manifest = read_manifest([Path(source) for source in sources])
     reporter.message(
         f"{len(manifest.entries)} clips, {sum(e.duration_seconds for e in manifest.entries) / 60:.1f} minutes of sound"
     )
-    config = _resolve(config, manifest, folder, device)
+    config = resolve(config, manifest, folder, device)
     run = _Run(config, manifest, folder, device, reporter)
     return run.execute()
 
 
-def _check_folder(folder: RunFolder, resume: bool) -> None:
-    if folder.exists() and not resume:
-        raise RunError(f"{folder.path} already holds a run; continue it with --resume or choose another --out")
-    if not folder.exists() and folder.path.exists() and any(folder.path.iterdir()):
-        raise RunError(f"{folder.path} exists, is not empty and is not a run; choose another --out")
-
-
-def _resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device) -> RunConfig:
-    """Fill in what depends on data and device, or take it from the run that is resumed; write it down."""
-    if folder.exists():
-        saved = folder.read_config()
-        _check_same(config, saved)
-        return saved
-    precision = resolve_precision(config.train.precision, device)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
-    if config.audio.mean is None or config.audio.std is None:
-        statistics = estimate_normalisation(manifest, config.audio, seed=config.seed)
-        config = with_normalisation(config, statistics.mean, statistics.std)
-    distributed.barrier()
-    if distributed.rank() == 0:
-        folder.write_config(config)
-    distributed.barrier()
-    return config
-
-
-def _check_same(config: RunConfig, saved: RunConfig) -> None:
-    for name, (asked, kept) in _differences(to_dict(config), to_dict(saved)).items():
-        if asked is None or (name == "train.precision" and asked == "auto"):
-            continue
-        raise ConfigError(f"the run to resume has {name}={kept}, not {asked}; leave the setting out or start a new run")
-
-
-def _differences(first: dict[str, Any], second: dict[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key, value in first.items():
-        if isinstance(value, dict):
-            found |= _differences(value, second.get(key) or {}, f"{where}{key}.")
-        elif value != second.get(key):
-            found[f"{where}{key}"] = (value, second.get(key))
-    return found
+def _digest(manifest: Manifest) -> str:
+    """16 hexadecimal digits that change with any file's name or duration."""
+    digest = hashlib.sha256()
+    for entry in manifest.entries:
+        digest.update(f"{entry.key}\0{entry.duration_seconds}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 class _Run:
@@ -183,12 +153,18 @@ class _Run:
             seed=config.seed,
         )
         self.quarantine = Quarantine(
-            folder.quarantine if distributed.rank() == 0 else None,
+            folder.quarantine,
             manifest.num_files,
             config.train.max_bad_fraction,
             config.train.max_bad_in_a_row,
             known=manifest.bad,
+            keys={entry.key for entry in manifest.entries},
+            writes=distributed.rank() == 0,
         )
+        self.bad: list[BadFile] = []
+        self.num_good = 0
+        self.alarmed = False
+        self.data = _digest(manifest)
         self.networks = Networks(config).to(device)
         self.stop = _StopFlag()
         self.phase_index = 0
@@ -237,7 +213,7 @@ class _Run:
             unpack_rng(checkpoint.optimizer)
         name = f"{self.phase_index + 1}-{phase.kind}"
         self.reporter.phase(name, self.phase_index + 1, len(self.config.plan), lengths[-1], start)
-        self.phase_name = name
+        self.phase_name, self.alarmed = name, False
         batches = self._from_step(first_epoch, lengths[-1])
         return train_phase(PhaseSpec(name, lengths[-1], optim), objective, optimizer, batches, self, self.config.train, start)
 
@@ -260,9 +236,19 @@ class _Run:
 
     def _restore(self) -> Checkpoint | None:
         path = latest_checkpoint(self.folder.path)
+        steps = distributed.gather_objects(path.name if path else "none")
+        if len(set(steps)) > 1:
+            raise RunError(
+                f"the processes see different newest checkpoints ({', '.join(steps)}); --out must be on a shared disk"
+            )
         if path is None:
             return None
         checkpoint = load_checkpoint(path)
+        if checkpoint.state["data"] != self.data:
+            raise RunError(
+                f"the data are not those of the run in {self.folder.path} (other files or durations); "
+                "give the same --data or start a new run"
+            )
         load_weights(self.networks, checkpoint.weights, path)
         self.reporter.message(f"resuming after step {checkpoint.step}")
         return checkpoint
@@ -270,29 +256,43 @@ class _Run:
     # What the loop tells its watcher.
 
     def step_done(self, step: int, batch: Batch) -> None:
-        """Count bad files, move the progress bar."""
+        """Remember bad files, move the progress bar."""
         self.last_step = self.steps_before + step
-        self.quarantine.add(batch.bad)
-        if len(batch):
-            self.quarantine.ok(len(batch))
+        self.bad += batch.bad
+        self.num_good += len(batch)
         self.reporter.step(step)
 
-    def log(self, step: int, values: dict[str, Tensor | float]) -> None:
-        """Write one line of metrics."""
+    def log(self, step: int, values: dict[str, Tensor]) -> None:
+        """Write one line of metrics; count the bad files of all ranks, so that all of them stop together."""
         if self.writer is not None:
             self.writer.write(self.steps_before + step, self.phase_name, values)
             self.writer.flush()
-        self.reporter.values({name: float(value) for name, value in values.items()})
+            numbers = torch.stack([value.detach().float().cpu() for value in values.values()]).tolist()
+            self._report(dict(zip(values, numbers, strict=True)))
+        gathered = distributed.gather_objects((self.bad, self.num_good))
+        self.bad, self.num_good = [], 0
+        self.quarantine.ok(sum(good for _, good in gathered))
+        self.quarantine.add([file for bad, _ in gathered for file in bad])
+
+    def _report(self, numbers: dict[str, float]) -> None:
+        self.reporter.values(numbers)
+        low = [name for name, value in numbers.items() if name.startswith("perplexity/") and value < ALARM_BELOW]
+        if low and not self.alarmed:
+            self.alarmed = True
+            self.reporter.message(f"ALARM: {', '.join(low)} below {ALARM_BELOW} of K: few codes are in use at these levels")
 
     def checkpoint(self, step: int, optimizer: Optimizer) -> None:
-        """Write a checkpoint; all ranks wait for it."""
+        """Write a checkpoint; all ranks prove that their codebooks are equal, and wait for it."""
+        for module in self.networks.modules():
+            if isinstance(module, ResidualQuantizer):
+                module.assert_equal_on_all_ranks()
         if distributed.rank() == 0:
             save_checkpoint(
                 self.folder.path,
                 self.steps_before + step,
                 weights=self.networks.state_dict(),
                 optimizer={**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()},
-                state={"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths},
+                state={"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths, "data": self.data},
                 keep=self.config.train.keep_checkpoints,
                 metadata={"fingerprint": model_fingerprint(self.config, self.networks.state_dict())},
             )
@@ -306,7 +306,7 @@ class _Run:
 
 
 class _StopFlag:
-    """Remembers SIGTERM and SIGINT; a second SIGINT interrupts at once."""
+    """Remembers SIGTERM and SIGINT; a second signal interrupts at once."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -326,6 +326,6 @@ class _StopFlag:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
-        if self.signal == signal.SIGINT and number == signal.SIGINT:
+        if self.signal:
             raise KeyboardInterrupt
         self.signal = number

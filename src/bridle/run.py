@@ -8,9 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from bridle.config import load_yaml, save_yaml
+from bridle.config import load_yaml, to_yaml
 from bridle.data.audio import AudioConfig
 from bridle.errors import ConfigError, RunError
+from bridle.files import explain_write_error, write_atomically
 from bridle.masking import MaskConfig
 from bridle.models.encoder import EncoderConfig
 from bridle.models.predictor import PredictorConfig
@@ -72,6 +73,8 @@ class RunConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(f"format_version={self.format_version} is not a setting; this bridle writes {FORMAT_VERSION}")
         parse_phases(self.phases)
         mels, rows = self.audio.fbank.num_mels, self.encoder.patch[1]
         if mels % rows:
@@ -133,9 +136,16 @@ class RunFolder:
         return load_yaml(RunConfig, self.config)
 
     def write_config(self, config: RunConfig) -> None:
-        """Write the resolved configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        save_yaml(config, self.config)
+        """Write the resolved configuration.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, to_yaml(config))
+        except OSError as error:
+            raise RunError(explain_write_error(error, self.path, "config.yaml")) from error
 
 
 def with_normalisation(config: RunConfig, mean: float, std: float) -> RunConfig:

@@ -1,6 +1,7 @@
 import pickle
 import shutil
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -187,14 +188,31 @@ def test_dither_follows_the_generator_and_spares_windows(manifest):
         assert all(torch.equal(first.inputs, second.inputs) for first, second in windows)
 
 
-def test_windows_keep_a_last_frame_but_no_less(tmp_path):
+def test_a_last_window_of_a_few_frames_is_dropped_unless_it_is_the_only_one(tmp_path):
     loader = AudioLoader(PLAIN)
-    for seconds, count in [(1.02, 1), (1.025, 2), (2.0, 2)]:
+    for seconds, lengths in [(0.03, [1]), (1.03, [98]), (1.094, [98]), (1.095, [98, 8]), (2.0, [98, 98]), (2.03, [98, 98])]:
         path = write_noise(tmp_path / "x.wav", seconds)
-        for duration in (seconds, 0.0):  # known, or read from the header
+        for duration in (seconds, 0.0, seconds + 0.2):  # known, read from the header, too long
+            if seconds == 2.0 and duration > 2.0:
+                continue  # a third window would begin behind the end of the file, which is an error
             found = list(loader.windows(Entry("x", str(path), duration_seconds=duration)))
-            assert len(found) == count
-            assert found[-1].inputs.shape[1] >= 1
+            assert [clip.inputs.shape[1] for clip in found] == lengths, (seconds, duration)
+        of_waveform = list(loader.waveform_windows(decode_audio(path).samples))
+        assert [clip.inputs.shape[1] for clip in of_waveform] == lengths
+
+
+def test_crops_below_the_smallest_last_window_still_tile_the_file(tmp_path):
+    loader = AudioLoader(replace(PLAIN, crop_seconds=0.045))  # 3 frames
+    path = write_noise(tmp_path / "x.wav", 0.2)
+    assert [clip.inputs.shape[1] for clip in loader.windows(Entry("x", str(path)))] == [3] * 4
+
+
+def test_a_decode_that_takes_too_long_is_a_bad_file(manifest, monkeypatch):
+    loader = AudioLoader(replace(PLAIN, max_decode_seconds=7.0))
+    seconds = count()
+    monkeypatch.setattr("bridle.media.decoders.time.monotonic", lambda: 10.0 * next(seconds))
+    with pytest.raises(DecodeError, match=r"3\.wav: takes longer than 7 s to decode"):
+        loader.load(manifest.entries[3], generator(0))
 
 
 def test_durations_that_lie(tmp_path):
@@ -247,6 +265,7 @@ def test_estimate_of_silence(tmp_path):
         ({"mean": None}, "set both"),
         ({"std": 0.0}, "std is 0.0"),
         ({"cache_gigabytes": -1.0}, "cache_gigabytes is -1.0"),
+        ({"max_decode_seconds": 0.0}, "max_decode_seconds is 0.0"),
     ],
 )
 def test_wrong_settings(settings, message):

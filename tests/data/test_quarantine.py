@@ -1,9 +1,13 @@
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from bridle.data.manifest import Entry
 from bridle.data.quarantine import BadFile, Quarantine
-from bridle.errors import ConfigError, TooManyBadFiles
+from bridle.errors import ConfigError, DecodeError, RunError, TooManyBadFiles
 
 
 def bad(*numbers, reason="truncated"):
@@ -97,6 +101,82 @@ def test_resume_goes_on_counting(tmp_path):
     with pytest.raises(TooManyBadFiles):
         Quarantine(path, num_files=300)
     assert len(Quarantine(path, num_files=300, max_bad_fraction=0.1)) == 4
+
+
+def found_in(path):
+    return [(row["key"], row["found"]) for row in map(json.loads, path.read_text().splitlines())]
+
+
+def test_files_that_left_the_data_set_no_longer_count(tmp_path):
+    path = tmp_path / "q.jsonl"
+    with pytest.raises(TooManyBadFiles):
+        Quarantine(path, num_files=100).add(bad(1, 2, 3))
+    with pytest.raises(TooManyBadFiles, match="3 of 100 .* remove them, or repair them and delete the list"):
+        Quarantine(path, num_files=100, keys=["clip-1.wav", "clip-2.wav", "clip-3.wav"])
+    cleaned = Quarantine(path, num_files=98, keys=["clip-0.wav", "clip-2.wav"])
+    assert cleaned.files == tuple(bad(2))
+    assert found_in(path) == [("clip-2.wav", "decoding")]
+
+
+def test_a_header_that_is_readable_again_no_longer_counts(tmp_path):
+    path = tmp_path / "q.jsonl"
+    Quarantine(path, num_files=300, known=bad(1, 2), keys=["clip-5.wav"]).add(bad(5))
+    assert found_in(path) == [("clip-1.wav", "listing"), ("clip-2.wav", "listing"), ("clip-5.wav", "decoding")]
+    repaired = Quarantine(path, num_files=300, known=bad(2), keys=["clip-1.wav", "clip-5.wav"])
+    assert repaired.files == tuple(bad(2, 5))
+    assert found_in(path) == [("clip-2.wav", "listing"), ("clip-5.wav", "decoding")]
+    repaired.add(bad(1))
+    assert Quarantine(path, num_files=300, known=bad(2), keys=["clip-1.wav", "clip-5.wav"]).files == tuple(bad(2, 5, 1))
+
+
+def test_an_unchanged_list_is_not_written_again(tmp_path):
+    path = tmp_path / "q.jsonl"
+    Quarantine(path, num_files=300, known=bad(1)).add(bad(2))
+    before = path.stat().st_ino
+    Quarantine(path, num_files=300, known=bad(1))
+    assert path.stat().st_ino == before
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_ranks_with_the_same_calls_hold_equal_state(tmp_path):
+    path = tmp_path / "q.jsonl"
+    Quarantine(path, num_files=300).add(bad(1))
+    ranks = [Quarantine(path, 300, known=bad(9), keys=["clip-1.wav"], writes=rank == 0) for rank in (0, 1)]
+    for rank in ranks:
+        rank.add([*bad(4), *bad()])
+    assert ranks[0].files == ranks[1].files == tuple(bad(9, 1, 4))
+    assert len(found_in(path)) == 3, "one rank writes"
+    for rank in ranks:
+        with pytest.raises(TooManyBadFiles, match="4 of 300"):
+            rank.add(bad(6))
+
+
+@pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free disk space"), (errno.EROFS, "mount it writable")])
+def test_a_list_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, code, remedy):
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    quarantine = Quarantine(tmp_path / "q.jsonl", num_files=300)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", fail)
+        broken.setattr(Path, "write_bytes", fail)
+        for write in (lambda: quarantine.add(bad(1)), lambda: Quarantine(tmp_path / "new.jsonl", 300, known=bad(1))):
+            with pytest.raises(RunError, match=rf"cannot write \w+\.jsonl to {tmp_path}: .*{remedy}") as error:
+                write()
+            assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(RunError, match=r"cannot read .*: Is a directory; make it readable, or delete it"):
+        Quarantine(tmp_path, num_files=300)
+
+
+def test_bad_file_of_an_entry_and_its_error():
+    entry = Entry("a.wav", "/data/a.wav")
+    assert BadFile.of(entry, DecodeError("other", "truncated")) == BadFile("a.wav", "truncated")
+    assert BadFile.of(entry, FileNotFoundError(2, "No such file")) == BadFile("a.wav", "No such file")
+    assert BadFile.of(entry, OSError("odd")) == BadFile("a.wav", "odd")
 
 
 def test_half_a_line_of_a_killed_run_is_passed_over(tmp_path):

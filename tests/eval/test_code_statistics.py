@@ -20,7 +20,6 @@ from bridle.eval.codes import (
     label_churn,
     mutual_information_bits,
     perplexity,
-    residual_energies,
     shared_fraction,
     shuffled_information_bits,
     used_share,
@@ -97,17 +96,6 @@ def test_churn_ignores_names_and_grows_with_change():
     assert label_churn(torch.zeros(4, dtype=torch.int64), torch.arange(4)) == 1.0
 
 
-def test_residual_energies_fall_to_zero_on_an_exact_sum():
-    outputs = torch.randn(20, 3, 5, generator=torch.Generator().manual_seed(0))
-    vectors = outputs.sum(dim=1)
-    energies = residual_energies(vectors, outputs)
-    for level in range(3):
-        left = (vectors - outputs[:, : level + 1].sum(dim=1)).double()
-        assert energies[level] == pytest.approx(float(left.square().sum() / vectors.double().square().sum()), abs=1e-6)
-    assert energies[2] == pytest.approx(0.0, abs=1e-10)
-    assert residual_energies(vectors, torch.zeros(20, 1, 5)) == (1.0,)
-
-
 def test_report_tells_content_from_position_and_repeated_levels():
     positions = torch.arange(32).repeat(200)
     content = draw(16, (6400,), 0)
@@ -173,7 +161,3 @@ def test_arrays_that_do_not_fit_are_errors():
         mutual_information_bits(torch.arange(3), torch.arange(2))
     with pytest.raises(DataError, match="one per patch"):
         code_report(torch.zeros(3, 1, dtype=torch.int64), torch.arange(2), 4)
-    with pytest.raises(DataError, match="must be"):
-        residual_energies(torch.ones(3, 4), torch.ones(3, 2, 5))
-    with pytest.raises(DataError, match="energy 0"):
-        residual_energies(torch.zeros(3, 4), torch.ones(3, 2, 4))

@@ -6,14 +6,16 @@ import gc
 import io
 import os
 import struct
+from itertools import count
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from sound_files import CountingFile, melody, mux, write
 
-from bridle.errors import DecodeError
+from bridle.errors import ConfigError, DecodeError
 from bridle.media import decode_audio, probe_audio
 
 
@@ -179,6 +181,56 @@ def test_flac_that_lies_about_its_length(tmp_path):
         crop = decode_audio(path, start_seconds=1.0, duration_seconds=0.5).samples
         assert float((crop - whole[16000:24000]).abs().max()) < 1e-4
     assert probe_audio(path).duration_seconds == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("library", ["soundfile.SoundFile.read", "soxr.resample"])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (ValueError("no such\nshape"), "decoder failed: no such shape"),
+        (RuntimeError("x" * 500), "decoder failed: " + "x" * 60),
+        (MemoryError(), "decoder failed: MemoryError"),
+        (ZeroDivisionError("division by zero"), "decoder failed: division by zero"),
+        (av.error.UnknownError(1, "odd"), "decoder failed: "),
+    ],
+)
+def test_whatever_a_decoder_raises_is_a_decode_error(tmp_path, monkeypatch, library, fault, reason):
+    def fail(*_, **__):
+        raise fault
+
+    path = write(tmp_path / "a.wav", melody(0.5, 44100), 44100, "PCM_16")
+    monkeypatch.setattr(library, fail)
+    with pytest.raises(DecodeError) as caught:
+        decode_audio(path, key="k")
+    assert caught.value.reason.startswith(reason)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", [ConfigError("soxr is not set up"), TypeError("3 arguments"), AttributeError("no x")])
+def test_errors_of_the_program_are_not_hidden(tmp_path, monkeypatch, fault):
+    def fail(*_, **__):
+        raise fault
+
+    path = write(tmp_path / "a.wav", melody(0.5, 44100), 44100, "PCM_16")
+    monkeypatch.setattr("soxr.resample", fail)
+    with pytest.raises(type(fault), match=str(fault)):
+        decode_audio(path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "m4a", "aac"])
+def test_decoding_stops_when_its_time_is_up(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "wav":
+        write(path, melody(60.0, 44100), 44100, "PCM_16")  # more than one block
+    else:
+        mux(path, "aac", melody(6.0, 44100), 44100)
+    asked = count()
+    monkeypatch.setattr("bridle.media.decoders.time.monotonic", lambda: float(next(asked)))
+    with pytest.raises(DecodeError) as caught:
+        decode_audio(path, start_seconds=3.0, max_decode_seconds=1.5)
+    assert caught.value.reason == "takes longer than 1.5 s to decode"
+    assert next(asked) < 10, "no further block is decoded"
+    assert len(decode_audio(path, start_seconds=3.0).samples) > 16000, "no limit unless asked for"
 
 
 def test_no_file_handle_is_left_open(tmp_path):

@@ -11,7 +11,7 @@ from bridle.errors import ConfigError, DataError
 from bridle.grid import PatchGrid
 from bridle.nn.attention import Attention, attend
 from bridle.nn.block import Block, CrossBlock
-from bridle.nn.patches import normalise_patches, patchify, unpatchify
+from bridle.nn.patches import normalise_patches, patchify
 from bridle.nn.pooling import pool
 from bridle.nn.positions import sine_cosine
 
@@ -67,14 +67,17 @@ def test_blocks_have_gradients_everywhere(block: torch.nn.Module) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_patchify_takes_the_right_values_and_back() -> None:
-    inputs = torch.arange(2 * 3 * 4 * 6 * 8, dtype=torch.float32).reshape(2, 3, 4, 6, 8)
+def test_patchify_cuts_time_major_with_width_fastest() -> None:
+    inputs = torch.arange(2 * 3 * 4 * 6 * 12, dtype=torch.float32).reshape(2, 3, 4, 6, 12)
     patches = patchify(inputs, (2, 3, 4))
-    assert patches.grid.shape == (2, 2, 2)
-    expected = inputs[1, :, 2:4, 0:3, 4:8].reshape(-1)
-    number = (1 * 2 + 0) * 2 + 1
-    assert torch.equal(patches.values[1, number], expected)
-    assert torch.equal(unpatchify(patches, (2, 3, 4), 3), inputs)
+    assert patches.grid.shape == (2, 2, 3)
+    naive = [
+        inputs[:, :, 2 * t : 2 * t + 2, 3 * h : 3 * h + 3, 4 * w : 4 * w + 4].flatten(1)
+        for t in range(2)
+        for h in range(2)
+        for w in range(3)
+    ]
+    assert torch.equal(patches.values, torch.stack(naive, dim=1))
 
 
 def test_patchify_refuses_a_rest() -> None:

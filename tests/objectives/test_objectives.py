@@ -10,8 +10,9 @@ from bridle.models.predictor import PatchHead
 from bridle.models.tokenizer import ColdStartConfig, RandomTokenizer
 from bridle.nn.patches import patchify
 from bridle.objectives.base import Objective
-from bridle.objectives.masked import MaskedCodes, MaskedPatches, labels_at, masked_view
+from bridle.objectives.masked import MaskedCodes, MaskedPatches, labels_at
 from bridle.objectives.tokenizer import Joint, TokenizerDistillation
+from bridle.objectives.view import draw_view_masks, whole_view
 from bridle.quantize import QuantizerConfig
 
 MASKS = MaskConfig(mask_ratio=0.75)
@@ -99,11 +100,12 @@ def test_several_masks_share_one_tokenizer_pass() -> None:
     calls = []
     original = parts.cold.vectors_at
     parts.cold.vectors_at = lambda *a: calls.append(a) or original(*a)  # type: ignore[method-assign,func-returns-value]
-    view = masked_view(data, ENCODER.patch, masks)
-    codes = labels_at(objective.tokenizer, view)
+    view = whole_view(data, ENCODER.patch)
+    masked = draw_view_masks(view, masks, data.seeds, torch.device("cpu")).masked
+    codes = labels_at(objective.tokenizer, view, masked)
     assert len(calls) == 1
     everything = parts.cold.quantizer.encode(parts.cold.vectors(view.patches, view.every))
-    indices = view.masks.masked.indices
+    indices = masked.indices
     assert indices is not None
     for row in range(8):
         assert torch.equal(codes[row], everything[row // 4][indices[row]])
@@ -118,8 +120,7 @@ def test_cold_start_labels_carry_no_position() -> None:
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
     moved = type(patches)(patches.values[:, order], patches.grid)
     codes = [
-        parts.cold.quantizer.encode(parts.cold.vectors(p, masked_view(data, ENCODER.patch, MASKS).every))
-        for p in (patches, moved)
+        parts.cold.quantizer.encode(parts.cold.vectors(p, whole_view(data, ENCODER.patch).every)) for p in (patches, moved)
     ]
     assert torch.equal(codes[0][:, order], codes[1])
     assert objective.tokenizer is parts.cold
@@ -130,7 +131,7 @@ def test_cold_start_codes_of_normalised_patches_ignore_gain() -> None:
     values = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(0))
     cold = RandomTokenizer(ColdStartConfig(normalise="patch"), ENCODER, quantizer)
     grid_patches = patchify(values.reshape(1, 1, 256, 4, 1), (4, 4, 1))
-    every = masked_view(batch(16), ENCODER.patch, MASKS).every
+    every = whole_view(batch(16), ENCODER.patch).every
     a = cold.vectors(grid_patches, every)
     b = cold.vectors(type(grid_patches)(grid_patches.values + 3.0, grid_patches.grid), every)
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
@@ -142,7 +143,7 @@ def test_smoothed_cold_start_vectors_are_means_of_cells() -> None:
     cold = RandomTokenizer(ColdStartConfig(normalise="set", smooth=2), ENCODER, quantizer)
     inputs = torch.randn(1, 1, 16, 8, 1, generator=torch.Generator().manual_seed(0))
     pooled = torch.nn.functional.avg_pool2d(inputs[..., 0], 2)[..., None]
-    every = masked_view(batch(16), ENCODER.patch, MASKS).every
+    every = whole_view(batch(16), ENCODER.patch).every
     expected = patchify(pooled, (2, 2, 1)).values @ cold.projection
     torch.testing.assert_close(cold.vectors(patchify(inputs, ENCODER.patch), every), expected)
     with pytest.raises(ConfigError, match="smooth=3"):

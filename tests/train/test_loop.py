@@ -9,6 +9,7 @@ from reference.batches import Parts, batch
 from bridle.data.batch import Batch
 from bridle.errors import ConfigError, TrainingError
 from bridle.masking import MaskConfig
+from bridle.objectives.tokenizer import TokenizerDistillation
 from bridle.optim.groups import OptimConfig, build_adamw
 from bridle.train.loop import PhaseSpec, TrainConfig, is_due, resolve_precision, train_phase, train_step
 
@@ -125,6 +126,19 @@ def test_a_phase_stops_with_a_checkpoint_when_asked() -> None:
     config = TrainConfig(precision="fp32", log_every=100, checkpoint_every=100)
     assert not train_phase(PhaseSpec("x", 10, OptimConfig()), objective, optimizer, stream, recorder, config)
     assert recorder.checkpoints == [3]
+
+
+def test_a_skipped_step_changes_no_codebook() -> None:
+    parts = Parts()
+    objective = TokenizerDistillation(parts.encoder, parts.tokenizer, parts.estimator).train()
+    objective.prepare([batch(16, 16, 12, 8, seed=seed) for seed in range(5, 9)], 0)
+    optimizer = build_adamw(objective, OptimConfig())
+    with torch.no_grad():
+        parts.estimator.out.weight[0, 0] = torch.inf  # the loss breaks behind the quantizer, whose statistics are sound
+    before = parts.tokenizer.quantizer.codebooks.clone()
+    result = train_step(objective, objective, optimizer, next(stream(0)), 0, 1.0, TrainConfig(precision="fp32"))
+    assert float(result.skipped) == 1.0
+    assert torch.equal(parts.tokenizer.quantizer.codebooks, before)
 
 
 def test_bf16_autocast_stays_close_to_fp32() -> None:

@@ -25,6 +25,7 @@ from bridle.eval.features import CodeStatistics
 from bridle.eval.gain import Gain
 from bridle.eval.protocol import ProbeResult
 from bridle.inference import load
+from bridle.summary import ALARM_BELOW
 
 _DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on labelled recordings.
   Beside them stand the log-mel filterbank's statistics, the same encoder before training and bags of
@@ -42,7 +43,6 @@ Manifest = Annotated[
 Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
 PROBE_TITLES = {"knn": ("kNN", "k"), "linear": ("linear", "C")}
 """By a probe's name: its title, and the letter of its parameter."""
-_WORST = 0.1  # perplexity / K under which a level of the tokenizer has collapsed
 
 
 @dataclass
@@ -154,7 +154,7 @@ def code_table(codes: CodeStatistics) -> Table:
         made.add_row(
             str(level),
             f"{100 * report.used[level]:.0f}",
-            Text(f"{100 * share:.0f}", style="bold red" if share < _WORST else ""),
+            Text(f"{100 * share:.0f}", style="bold red" if share < ALARM_BELOW else ""),
             f"{100 * codes.residual[level]:.1f}",
             position,
             before,

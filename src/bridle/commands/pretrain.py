@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,6 @@ def _say(outcome: Outcome, parsed: Arguments, arguments: Sequence[str]) -> None:
         console().print(f"[bold green]done[/] after {outcome.step} steps: {parsed.out}")
         console().print(f"next: bridle inspect {parsed.out}")
     else:
-        again = " ".join(a for a in arguments if a != "--resume")
+        again = shlex.join(a for a in arguments if a != "--resume")
         console().print(f"[bold yellow]stopped[/] after {outcome.step} steps; a checkpoint is written. Continue with:")
         console().print(f"  bridle pretrain {again} --resume", soft_wrap=True)

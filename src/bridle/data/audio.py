@@ -19,6 +19,9 @@ from bridle.media.audio import decode_audio, probe_audio
 from bridle.media.augment import circular_shift, crop_start, gain
 from bridle.media.fbank import Fbank, FbankConfig, num_frames
 
+# A last window of fewer frames would be less than half of a usual patch of 16, hardly anything to encode.
+_MIN_WINDOW_FRAMES = 8
+
 
 @dataclass(frozen=True)
 class AudioConfig:
@@ -32,6 +35,7 @@ class AudioConfig:
         shift: augment by a circular shift along time.
         gain: augment by a random gain.
         cache_gigabytes: memory for decoded short files, over all workers of a process; 0 for none.
+        max_decode_seconds: time that decoding one clip may take; a file that takes longer counts as unreadable.
     """
 
     fbank: FbankConfig = field(default_factory=FbankConfig)
@@ -41,6 +45,7 @@ class AudioConfig:
     shift: bool = True
     gain: bool = True
     cache_gigabytes: float = 1.0
+    max_decode_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if not self.fbank.frame_seconds <= self.crop_seconds < math.inf:
@@ -51,6 +56,8 @@ class AudioConfig:
             raise ConfigError(f"std is {self.std}; it must be above 0")
         if self.cache_gigabytes < 0:
             raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
+        if not self.max_decode_seconds > 0:
+            raise ConfigError(f"max_decode_seconds is {self.max_decode_seconds}; it must be above 0, e.g. 60")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class AudioLoader:
         self._hop = config.fbank.hop_samples
         self._crop_samples = round(config.crop_seconds * config.fbank.sample_rate)
         self.crop_frames = num_frames(self._crop_samples, config.fbank)
+        self._min_frames = min(_MIN_WINDOW_FRAMES, self.crop_frames)
         self._cache: dict[tuple[str, int], Tensor] = {}
         self._cached_bytes = 0
 
@@ -124,7 +132,7 @@ class AudioLoader:
     def windows(self, entry: Entry) -> Iterator[LoadedClip]:
         """The whole file in windows of ``crop_seconds`` that start at multiples of it (to the hop), not augmented.
 
-        A last window shorter than one frame is left out unless it is the only one, which is padded with silence.
+        A last window of fewer than 8 frames is left out unless it is the only one, which is padded with silence to one.
 
         Raises:
             DecodeError: the file cannot be read.
@@ -136,6 +144,8 @@ class AudioLoader:
                 seconds = probe_audio(source, entry.key).duration_seconds
         for start in self._window_starts(round(seconds * self.config.fbank.sample_rate)):
             fbank = self._log_mel(entry, start)
+            if start and len(fbank) < self._min_frames:
+                return
             yield self._clip(fbank, start)
             if len(fbank) < self.crop_frames:  # the last one, also where a file ends before its stated duration
                 return
@@ -147,7 +157,8 @@ class AudioLoader:
 
     def _window_starts(self, num_samples: int) -> range:
         step = max(1, round(self._crop_samples / self._hop)) * self._hop
-        return range(0, max(0, num_samples - self.config.fbank.frame_samples) + 1, step)
+        shortest = self.config.fbank.frame_samples + (self._min_frames - 1) * self._hop
+        return range(0, max(0, num_samples - shortest) + 1, step)
 
     def _frames(self, entry: Entry) -> int:
         """Frames of the whole file by its stated duration, at least 1."""
@@ -163,6 +174,7 @@ class AudioLoader:
                 sample_rate=rate,
                 start_seconds=start / rate,
                 duration_seconds=self._crop_samples / rate,
+                max_decode_seconds=self.config.max_decode_seconds,
                 key=entry.key,
             )
         return self._fbank_of(clip.samples, generator)

@@ -79,10 +79,8 @@ class ClipDataset(Dataset[Sample | BadFile]):
         seed = derive_seed(self.seed, "sample", epoch, index)
         try:
             clip = self.loader.load(entry, torch.Generator().manual_seed(seed))
-        except DecodeError as error:
-            return BadFile(entry.key, error.reason)
-        except OSError as error:
-            return BadFile(entry.key, error.strerror or str(error))
+        except (DecodeError, OSError) as error:
+            return BadFile.of(entry, error)
         return Sample(clip.inputs, clip.inputs.shape[1], seed, index, clip.start_seconds)
 
 

@@ -300,7 +300,5 @@ def _probe_entry(entry: Entry) -> Entry | BadFile:
     try:
         with entry.opened() as source:
             return replace(entry, duration_seconds=probe_audio(source, entry.key).duration_seconds)
-    except DecodeError as error:
-        return BadFile(entry.key, error.reason)
-    except OSError as error:
-        return BadFile(entry.key, error.strerror or str(error))
+    except (DecodeError, OSError) as error:
+        return BadFile.of(entry, error)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from bridle.errors import ConfigError, TooManyBadFiles
+from bridle.errors import ConfigError, DecodeError, RunError, TooManyBadFiles
+from bridle.files import explain_write_error, write_atomically
 
 SHOWN_FILES = 3
+_LISTING, _DECODING = "listing", "decoding"
+
+
+class _Keyed(Protocol):
+    @property
+    def key(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +28,11 @@ class BadFile:
     key: str
     reason: str
 
+    @classmethod
+    def of(cls, entry: _Keyed, error: DecodeError | OSError) -> BadFile:
+        """The file of a manifest's entry, with the error that reading it raised."""
+        return cls(entry.key, error.reason if isinstance(error, DecodeError) else error.strerror or str(error))
+
 
 class Quarantine:
     """The bad files of a run and the budget for them.
@@ -28,16 +41,26 @@ class Quarantine:
     stops a small set; a fraction of 0 allows none. Separately, ``max_bad_in_a_row`` bad files with no good one
     between them stop it (a disk that went away). A file counts once towards the fraction, however often it comes up.
 
+    What broke while decoding in an older run of the folder goes on counting as long as its key is in ``keys``; what
+    broke while listing is found anew at every start (``known``). So a file that was removed, or whose header is
+    readable again, no longer counts; one that was broken behind its header and repaired under its old name counts until
+    its line, or the list, is deleted. The list always holds the files that count, and no others.
+
+    Ranks that get the same arguments (but for ``writes``) and the same calls hold equal state and stop together.
+
     Args:
-        path: JSON lines file with one ``{"key": ..., "reason": ...}`` per bad file; what it holds already is read
-            back, so a resumed run goes on counting. None keeps the list in memory.
+        path: JSON lines file with one ``{"key": ..., "reason": ..., "found": "listing" or "decoding"}`` per bad file.
+            None keeps the list in memory.
         num_files: files there are in all, good and bad (``Manifest.num_files``).
         max_bad_fraction: share of ``num_files`` that may be bad, in [0, 1].
         max_bad_in_a_row: consecutive bad files that stop the run, at least 1.
-        known: files found bad before training (``Manifest.bad``); they count towards the fraction only.
+        known: files found bad while listing (``Manifest.bad``); they count towards the fraction only.
+        keys: of the files of the data set (``Manifest.entries``); None for any.
+        writes: False on the ranks that read the list at the start and leave the writing to another.
 
     Raises:
         TooManyBadFiles: the known files and those read back are above the budget.
+        RunError: the list cannot be read or written.
         ConfigError: a limit is out of range.
     """
 
@@ -48,36 +71,47 @@ class Quarantine:
         max_bad_fraction: float = 0.01,
         max_bad_in_a_row: int = 100,
         known: Sequence[BadFile] = (),
+        keys: Collection[str] | None = None,
+        writes: bool = True,
     ) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ConfigError(f"max_bad_fraction is {max_bad_fraction}; it must be between 0 and 1")
         if max_bad_in_a_row < 1:
             raise ConfigError(f"max_bad_in_a_row is {max_bad_in_a_row}; it must be at least 1")
         self._path = path
+        self._writes = writes and path is not None
         self._num_files = num_files
         # The small term undoes binary rounding: 0.29 * 100 is 28.999999999999996.
         self._limit = max(1, math.floor(max_bad_fraction * num_files + 1e-9)) if max_bad_fraction else 0
         self._max_in_a_row = max_bad_in_a_row
         self._in_a_row = 0
-        self._reasons: dict[str, str] = _read_lines(path) if path is not None else {}
-        self._record(known)
+        self._reasons: dict[str, str] = {}
+        self._start(known, None if keys is None else frozenset(keys))
         self._check_fraction()
 
     @property
     def files(self) -> tuple[BadFile, ...]:
-        """The bad files so far, each once, in the order they were found."""
+        """The bad files so far, each once, in the order they were found; those found while listing come first."""
         return tuple(BadFile(key, reason) for key, reason in self._reasons.items())
 
     def __len__(self) -> int:
         return len(self._reasons)
 
     def add(self, bad: Sequence[BadFile]) -> None:
-        """Set bad files aside.
+        """Set bad files aside, with several ranks those of all of them, in the order of the ranks.
 
         Raises:
             TooManyBadFiles: the budget is used up. The files are written down first.
+            RunError: they cannot be written down.
         """
-        self._record(bad)
+        text = _lines(self._record(bad), _DECODING)
+        if self._writes and self._path is not None and text:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("ab") as stream:
+                    stream.write(text)
+            except OSError as error:
+                raise RunError(explain_write_error(error, self._path.parent, self._path.name)) from error
         self._in_a_row += len(bad)
         self._check_fraction()
         if self._in_a_row >= self._max_in_a_row:
@@ -87,28 +121,45 @@ class Quarantine:
             )
 
     def ok(self, num_good: int) -> None:
-        """Report good files; more than none of them ends a row of bad ones."""
+        """Report good files, with several ranks those of all of them; more than none ends a row of bad ones."""
         if num_good > 0:
             self._in_a_row = 0
 
-    def _record(self, bad: Sequence[BadFile]) -> None:
-        new = list({file.key: file for file in bad if file.key not in self._reasons}.values())
-        self._reasons.update((file.key, file.reason) for file in new)
-        if self._path is None or not new:
+    def _start(self, known: Sequence[BadFile], keys: frozenset[str] | None) -> None:
+        """Count the known files and those of the list; leave the list with these alone."""
+        text = _lines(self._record(known), _LISTING)
+        if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(asdict(file), ensure_ascii=False) + "\n" for file in new)
-        with self._path.open("a+b") as stream:
-            if stream.tell() > 0:  # a killed run may have left half a line
-                stream.seek(-1, 2)
-                text = text if stream.read(1) == b"\n" else "\n" + text
-            stream.write(text.encode("utf-8", "surrogateescape"))
+        try:
+            old = self._path.read_bytes() if self._path.exists() else b""
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"cannot read {self._path}: {reason}; make it readable, or delete it to count anew") from error
+        text += _lines(self._record([file for file in _decoded(old) if keys is None or file.key in keys]), _DECODING)
+        if not self._writes or text == old:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, text)
+        except OSError as error:
+            raise RunError(explain_write_error(error, self._path.parent, self._path.name)) from error
+
+    def _record(self, bad: Sequence[BadFile]) -> list[BadFile]:
+        """Those of the files that are new, each once."""
+        new = []
+        for file in bad:
+            if file.key not in self._reasons:
+                self._reasons[file.key] = file.reason
+                new.append(file)
+        return new
 
     def _check_fraction(self) -> None:
         if len(self._reasons) > self._limit:
             raise TooManyBadFiles(
                 f"{len(self._reasons)} of {self._num_files} files are unreadable (limit {self._limit}): "
-                f"{self._summary(self.files)}; repair or remove them, or raise max_bad_fraction"
+                f"{self._summary(self.files)}; remove them, or repair them"
+                + (" and delete the list" if self._path is not None else "")
+                + ", or raise max_bad_fraction"
             )
 
     def _summary(self, bad: Sequence[BadFile]) -> str:
@@ -117,14 +168,20 @@ class Quarantine:
         return f"{shown}{more}" + (f"; full list: {self._path}" if self._path is not None else "")
 
 
-def _read_lines(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    reasons: dict[str, str] = {}
-    for line in path.read_bytes().split(b"\n"):
+def _lines(files: Sequence[BadFile], found: str) -> bytes:
+    rows = ({"key": file.key, "reason": file.reason, "found": found} for file in files)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _decoded(content: bytes) -> list[BadFile]:
+    """The files of a list that broke while decoding."""
+    files = []
+    for line in content.split(b"\n"):
         try:
             row = json.loads(line.decode("utf-8", "surrogateescape"))
-            reasons.setdefault(str(row["key"]), str(row["reason"]))
-        except (ValueError, KeyError, TypeError):  # an empty line, or half a line of a killed run
+            if row.get("found") != _LISTING:
+                files.append(BadFile(str(row["key"]), str(row["reason"])))
+        except (ValueError, KeyError, TypeError, AttributeError):  # an empty line, or half a line of a killed run
             continue
-    return reasons
+    return files

@@ -128,10 +128,8 @@ def _read_head(entry: Entry) -> _Head | BadFile:
             else:
                 source.seek(0)
                 head, size = source.read(HEAD_BYTES), entry.size
-    except DecodeError as error:
-        return BadFile(entry.key, error.reason)
-    except OSError as error:
-        return BadFile(entry.key, error.strerror or str(error))
+    except (DecodeError, OSError) as error:
+        return BadFile.of(entry, error)
     return _Head(info, size, hashlib.blake2b(head, digest_size=16).digest())
 
 
@@ -147,10 +145,8 @@ def _decode(entry: Entry, info: AudioInfo) -> _Decoded | BadFile:
                 )
             silent &= not bool(clip.samples.any())
             found = start + len(clip.samples) / info.sample_rate
-    except DecodeError as error:
-        return BadFile(entry.key, error.reason)
-    except OSError as error:
-        return BadFile(entry.key, error.strerror or str(error))
+    except (DecodeError, OSError) as error:
+        return BadFile.of(entry, error)
     return _Decoded(silent, found < seconds - max(0.1, 0.02 * seconds))
 
 

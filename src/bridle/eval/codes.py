@@ -6,7 +6,6 @@ Everything is a pure function of integer arrays; entropies and information are i
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -152,29 +151,6 @@ def label_churn(old: Tensor, new: Tensor) -> float:
     information = mutual_information_bits(old, new)
     total = entropy_bits(old) + entropy_bits(new)
     return min(1.0, max(0.0, 1.0 - 2 * information / total)) if total > 0 else 0.0
-
-
-def residual_energies(vectors: Tensor, outputs: Tensor) -> tuple[float, ...]:
-    """Energy left after each level, ``|z - q_0 - ... - q_r|^2 / |z|^2``, both summed over vectors before dividing.
-
-    Args:
-        vectors: (N, C) quantizer inputs z.
-        outputs: (N, R, C) codebook entry q_r chosen at each level.
-
-    Returns:
-        R numbers; 0 after an exact reconstruction.
-
-    Raises:
-        DataError: shapes that do not fit, or vectors without energy.
-    """
-    if vectors.ndim != 2 or outputs.ndim != 3 or outputs[:, 0].shape != vectors.shape:
-        raise DataError(f"vectors {tuple(vectors.shape)} and outputs {tuple(outputs.shape)} must be (N, C) and (N, R, C)")
-    inputs = vectors.to(torch.float64)
-    energy = float(inputs.square().sum())
-    if not energy > 0 or not math.isfinite(energy):
-        raise DataError(f"the vectors have energy {energy}; it must be finite and above 0")
-    left = inputs[:, None] - outputs.to(torch.float64).cumsum(dim=1)
-    return tuple((left.square().sum(dim=(0, 2)) / energy).tolist())
 
 
 def bag_of_codes(codes: Tensor, codebook_size: int) -> Tensor:

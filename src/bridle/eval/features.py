@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridle.data.batch import Sample, collate, valid_steps
+from bridle.data.batch import Sample, collate
 from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, QuantizerError
 from bridle.eval.baseline import log_mel_statistics
 from bridle.eval.codes import CodeReport, bag_of_codes, code_report
-from bridle.grid import Subset
 from bridle.inference import Model, Window
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
-from bridle.nn.patches import patchify
 from bridle.nn.pooling import pool
+from bridle.objectives.view import whole_view
 from bridle.quantize.codebook import unpack
 from bridle.randomness import derive_seed
 
@@ -205,17 +204,14 @@ class _Codes:
         config, quantizer = self._model.config, self._tokenizer.quantizer
         samples = [Sample(w.inputs, w.inputs.shape[1], 0, w.index, w.start_seconds) for w in group]
         batch = collate(samples, config.encoder.patch)
-        patches = patchify(batch.inputs.to(self._model.device), config.encoder.patch)
-        steps = valid_steps(batch.lengths, config.encoder.patch[0])
-        every = Subset.every(patches.grid, steps).to(self._model.device)
-        vectors = self._tokenizer.vectors(patches, every)
-        counts = (steps * patches.grid.patches_per_step).tolist()
-        quantized = quantizer(torch.cat([row[:count] for row, count in zip(vectors, counts, strict=True)]))
+        view = whole_view(batch.to(self._model.device), config.encoder.patch)
+        counts = (view.steps * view.patches.grid.patches_per_step).tolist()
+        quantized = quantizer(view.pick(self._tokenizer.vectors(view.patches, view.every)))
         self._energies += unpack(quantized.statistics, quantizer.codebooks).energies.double().cpu()
         codes = quantized.codes.cpu().split(counts)
         # Squared, a bag holds frequencies, which may be averaged over the windows of a file.
         frequencies = torch.stack([bag_of_codes(row, config.quantizer.codebook_size).square() for row in codes])
-        self.bags.add(group, steps, frequencies)
+        self.bags.add(group, view.steps, frequencies)
         for row in codes:
             self._keep(row)
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridle.errors import DataError
-from bridle.eval.protocol import ProbeResult, t_interval
-
-_Z_QUANTILE = 1.959964
+from bridle.eval.protocol import Z_QUANTILE, ProbeResult, t_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +62,5 @@ def paired_gain(ours: ProbeResult, theirs: ProbeResult, labels: Sequence[str], o
         for i, x, y in zip(a.test_index, a.predictions, b.predictions, strict=True)
     ]
     clips = np.asarray(right)[:, 0] - np.asarray(right)[:, 1]
-    half = _Z_QUANTILE * float(np.std(clips)) / len(clips) ** 0.5
+    half = Z_QUANTILE * float(np.std(clips)) / len(clips) ** 0.5
     return Gain(ours.probe, over, mean, max(-1.0, mean - half), min(1.0, mean + half))

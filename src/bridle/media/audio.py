@@ -17,13 +17,15 @@ from typing import BinaryIO, TypeVar, cast
 import torch
 from torch import Tensor
 
-from bridle.errors import ConfigError, DecodeError
+from bridle.errors import BridleError, ConfigError, DecodeError
 from bridle.media.decoders import (
     AudioInfo,
     Crop,
+    TimeLimit,
     Unreadable,
     decode_pyav,
     decode_soundfile,
+    decoder_faults,
     probe_pyav,
     probe_soundfile,
 )
@@ -68,6 +70,7 @@ def decode_audio(
     sample_rate: int = 16000,
     start_seconds: float = 0.0,
     duration_seconds: float | None = None,
+    max_decode_seconds: float = math.inf,
     key: str = "",
 ) -> Clip:
     """Decode a crop to mono (mean of the channels) at ``sample_rate``, reading the crop and a margin only.
@@ -80,12 +83,13 @@ def decode_audio(
         sample_rate: wanted rate in Hz.
         start_seconds: where the crop starts, rounded to a sample of the wanted rate.
         duration_seconds: length of the crop; None decodes to the end.
+        max_decode_seconds: time the decoding may take; a read that never returns is not interrupted.
         key: name of the file in errors; the path when empty.
 
     Raises:
         ConfigError: a negative start, or a rate or duration that is not positive.
-        DecodeError: the file is missing, empty, not audio, without a sound track, damaged, ends before the crop, or
-            holds non-finite samples in the crop.
+        DecodeError: the file is missing, empty, not audio, without a sound track, damaged, ends before the crop,
+            holds non-finite samples in the crop, or takes too long.
     """
     if not (math.isfinite(start_seconds) and start_seconds >= 0):
         raise ConfigError(f"start_seconds is {start_seconds}; it must be 0 or more")
@@ -93,10 +97,12 @@ def decode_audio(
         raise ConfigError(f"sample_rate is {sample_rate} Hz; it must be positive, e.g. 16000")
     count = None if duration_seconds is None else _round_samples(duration_seconds, sample_rate)
     crop = Crop(sample_rate, round(start_seconds * sample_rate), count)
-    key = key or _name(source)
+    key, limit = key or _name(source), TimeLimit(max_decode_seconds)
 
     with _opened(source, key) as stream:
-        samples = _first_success(stream, key, lambda file: decode_soundfile(file, crop), lambda file: decode_pyav(file, crop))
+        samples = _first_success(
+            stream, key, lambda file: decode_soundfile(file, crop, limit), lambda file: decode_pyav(file, crop, limit)
+        )
     return Clip(torch.from_numpy(samples), sample_rate, crop.seconds)
 
 
@@ -151,6 +157,10 @@ def _first_success(stream: BinaryIO, key: str, *readers: Callable[[BinaryIO], T]
             return reader(stream)
         except Unreadable as failure:
             failures.append(failure)
+        except (BridleError, OSError):
+            raise
+        except decoder_faults() as error:
+            failures.append(Unreadable(f"decoder failed: {' '.join(str(error).split())[:60] or type(error).__name__}"))
     known = [failure for failure in failures if failure.recognised]
     if known:
         raise DecodeError(key, str(known[0])) from known[0]

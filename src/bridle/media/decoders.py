@@ -12,6 +12,7 @@ closed up. mp3 and raw aac have no index, so their frames are read (not decoded)
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,26 @@ class Unreadable(Exception):
     def __init__(self, reason: str, recognised: bool = True) -> None:
         super().__init__(reason)
         self.recognised = recognised
+
+
+def decoder_faults() -> tuple[type[Exception], ...]:
+    """What the libraries behind the decoders raise on a broken file besides :class:`Unreadable` and OSError."""
+    import av
+
+    return (ValueError, MemoryError, RuntimeError, ArithmeticError, EOFError, av.error.FFmpegError)
+
+
+class TimeLimit:
+    """Ends a decoding ``seconds`` after it began; the decoders ask between blocks and packets."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises :class:`Unreadable` when the time is up."""
+        if time.monotonic() > self._end:
+            raise Unreadable(f"takes longer than {self._seconds:g} s to decode")
 
 
 @dataclass(frozen=True)
@@ -143,7 +164,7 @@ def probe_soundfile(stream: BinaryIO) -> AudioInfo:
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels, kind)
 
 
-def decode_soundfile(stream: BinaryIO, crop: Crop) -> Samples:
+def decode_soundfile(stream: BinaryIO, crop: Crop, limit: TimeLimit) -> Samples:
     """The crop, (S,) float32, through libsndfile. Raises :class:`Unreadable`."""
     with _soundfile(stream) as file:
         start, count, _ = crop.window(file.samplerate)
@@ -154,6 +175,7 @@ def decode_soundfile(stream: BinaryIO, crop: Crop) -> Samples:
         try:
             file.seek(start)
             while left > 0:
+                limit.check()
                 block = file.read(min(left, max(1, _BLOCK_VALUES // file.channels)), dtype="float32", always_2d=True)
                 if len(block) == 0:
                     break
@@ -201,10 +223,10 @@ def probe_pyav(stream: BinaryIO) -> AudioInfo:
         return AudioInfo(duration, track.rate, track.channels, kind)
 
 
-def decode_pyav(stream: BinaryIO, crop: Crop) -> Samples:
+def decode_pyav(stream: BinaryIO, crop: Crop, limit: TimeLimit) -> Samples:
     """The crop, (S,) float32, of the first sound track through FFmpeg. Raises :class:`Unreadable`."""
     with _container(stream) as (container, track):
-        frames = _frames(container, track)
+        frames = _frames(container, track, limit)
         opening = list(islice(frames, 2))
         if not opening:
             raise Unreadable("truncated" if track.duration or container.duration else "header without samples")
@@ -212,7 +234,7 @@ def decode_pyav(stream: BinaryIO, crop: Crop) -> Samples:
         start, count, _ = crop.window(rate)
         position, frames = 0, chain(opening, frames)
         if start > (_PREROLL_SECONDS + 1) * rate:
-            position, frames = _seek(container, track, opening, start)
+            position, frames = _seek(container, track, opening, start, limit)
         blocks = []
         for frame in frames:
             if frame.sample_rate != rate:
@@ -229,7 +251,7 @@ def decode_pyav(stream: BinaryIO, crop: Crop) -> Samples:
 
 
 def _seek(
-    container: InputContainer, track: AudioStream, opening: list[AudioFrame], start: int
+    container: InputContainer, track: AudioStream, opening: list[AudioFrame], start: int, limit: TimeLimit
 ) -> tuple[int, Iterator[AudioFrame]]:
     """Jump a little before sample ``start``: the position of the next frame in samples, and the frames from there on.
 
@@ -247,7 +269,7 @@ def _seek(
             container.seek(int(target / unit), stream=track)
         except av.error.FFmpegError:
             continue
-        frames = _frames(container, track)
+        frames = _frames(container, track, limit)
         for frame in frames:
             if frame.pts is None or (on_grid and frame.samples != size):
                 continue
@@ -261,12 +283,13 @@ def _seek(
     raise Unreadable("truncated")
 
 
-def _frames(container: InputContainer, track: AudioStream) -> Iterator[AudioFrame]:
+def _frames(container: InputContainer, track: AudioStream, limit: TimeLimit) -> Iterator[AudioFrame]:
     """The frames that decode; damaged packets are passed over."""
     import av
 
     packets = container.demux(track)
     while True:
+        limit.check()
         try:
             packet = next(packets, None)
             if packet is None:

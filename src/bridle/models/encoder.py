@@ -91,24 +91,18 @@ class Encoder(nn.Module):
         Returns:
             ``summary`` (B', D) and ``patches`` (B', V, D), B' = rows of the subset.
         """
-        x = self.layers(patches, subset)[-1]
-        return Features(x[:, 0], x[:, 1:])
-
-    def layers(self, patches: Patches, subset: Subset) -> list[Tensor]:
-        """Output of every block, class token first, each (B', 1 + V, D); the final norm is applied to the last one."""
         tokens = self.embed(subset.gather(patches.values))
-        tokens = tokens + self._positions(patches.grid, subset, tokens)
-        summary = self.class_token.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
-        x, allowed = torch.cat([summary, tokens], dim=1), key_mask(subset.valid, extra=1)
-        outputs = []
+        # Positions are float32: under autocast the sum of all blocks stays float32, and small updates are not lost.
+        tokens = tokens + self._positions(patches.grid, subset, tokens.device)
+        x = torch.cat([self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
+        allowed = key_mask(subset.valid, extra=1)
         for block in self.blocks:
             x = block(x, allowed)
-            outputs.append(x)
-        outputs[-1] = self.norm(outputs[-1])
-        return outputs
+        x = self.norm(x)
+        return Features(x[:, 0], x[:, 1:])
 
-    def _positions(self, grid: PatchGrid, subset: Subset, tokens: Tensor) -> Tensor:
-        positions = sine_cosine(grid, self.config.width, self.config.axes, tokens.device).to(tokens.dtype)
+    def _positions(self, grid: PatchGrid, subset: Subset, device: torch.device) -> Tensor:
+        positions = sine_cosine(grid, self.config.width, self.config.axes, device)
         return positions if subset.indices is None else positions[subset.indices]
 
 

@@ -80,9 +80,8 @@ class Predictor(nn.Module):
         """
         positions = sine_cosine(grid, self.config.width, self.axes, features.patches.device)
         context = self.embed(torch.cat([features.summary[:, None], features.patches], dim=1))
-        positions = positions.to(context.dtype)
         context = context + nn.functional.pad(positions[_indices(visible)], (0, 0, 1, 0))
-        queries = self.mask_token.to(context.dtype) + positions[_indices(masked)]
+        queries = self.mask_token + positions[_indices(masked)]
         if self.config.kind == "cross":
             allowed = key_mask(visible.valid, extra=1)
             for block in self.blocks:
@@ -109,7 +108,12 @@ class Predictor(nn.Module):
 
 def window_mask(coordinates: Tensor, window: int) -> Tensor:
     """Which patches may look at each other: no axis farther apart than ``window``. (B, L, 3) -> (B, L, L) bool."""
-    return (coordinates[:, :, None] - coordinates[:, None, :]).abs().amax(-1) <= window
+    allowed = None
+    for axis in coordinates.to(torch.int16).unbind(-1):  # axis by axis: the whole difference would be huge
+        near = (axis[:, :, None] - axis[:, None, :]).abs() <= window
+        allowed = near if allowed is None else allowed & near
+    assert allowed is not None
+    return allowed
 
 
 def _indices(subset: Subset) -> Tensor:

@@ -170,7 +170,7 @@ class Estimator(nn.Module):
     def forward(self, vectors: Tensor, grid: PatchGrid, subset: Subset) -> Tensor:
         """(B, N, C) quantized vectors of all patches -> (B, N, D) estimated features."""
         x = self.embed(vectors)
-        x = x + sine_cosine(grid, self.config.width, self.axes, x.device).to(x.dtype)
+        x = x + sine_cosine(grid, self.config.width, self.axes, x.device)
         allowed = key_mask(subset.valid)
         for block in self.blocks:
             x = block(x, allowed)

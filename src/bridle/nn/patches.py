@@ -40,13 +40,6 @@ def patchify(inputs: Tensor, patch: PatchSize) -> Patches:
     return Patches(cut.reshape(batch, nt * nh * nw, channels * t * h * w), PatchGrid(nt, nh, nw))
 
 
-def unpatchify(patches: Patches, patch: PatchSize, channels: int) -> Tensor:
-    """The inverse of :func:`patchify`: (B, N, P) -> (B, C, T, H, W)."""
-    (t, h, w), (nt, nh, nw) = patch, patches.grid.shape
-    cut = patches.values.reshape(-1, nt, nh, nw, channels, t, h, w).permute(0, 4, 1, 5, 2, 6, 3, 7)
-    return cut.reshape(-1, channels, nt * t, nh * h, nw * w)
-
-
 def normalise_patches(values: Tensor, eps: float = 1e-6) -> Tensor:
     """Each patch to zero mean and unit variance over its values (the target of MAE, arXiv 2111.06377); (..., P) -> (..., P)."""
     centred = values - values.mean(-1, keepdim=True)

@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bridle.data.batch import Batch, valid_steps
 from bridle.errors import ConfigError
-from bridle.grid import PatchGrid, Subset
+from bridle.grid import Subset
 from bridle.losses.codes import code_accuracy, code_cross_entropy
 from bridle.losses.features import patch_regression
-from bridle.masking import MaskConfig, Masks, draw_masks, num_masked
+from bridle.masking import MaskConfig, num_masked
 from bridle.models.encoder import Encoder
 from bridle.models.predictor import CodeHead, PatchHead, Predictor
 from bridle.models.tokenizer import CodeSource, RandomTokenizer, Tokenizer
-from bridle.nn.patches import Patches, PatchSize, normalise_patches, patchify
+from bridle.nn.patches import PatchSize, normalise_patches
 from bridle.objectives.base import Objective, StepOutput
-
-
-@dataclass(frozen=True, slots=True)
-class MaskedView:
-    """One batch cut and masked: what every masked objective starts from."""
-
-    patches: Patches
-    every: Subset
-    masks: Masks
-
-
-def grid_of(batch: Batch, patch: PatchSize) -> PatchGrid:
-    """The grid of a padded batch."""
-    time, height, width = (size // unit for size, unit in zip(batch.inputs.shape[2:], patch, strict=True))
-    return PatchGrid(time, height, width)
-
-
-def masked_view(batch: Batch, patch: PatchSize, masks: MaskConfig) -> MaskedView:
-    """Cut the batch and draw its masks, on the batch's device."""
-    device = batch.inputs.device
-    steps = valid_steps(batch.lengths, patch[0])
-    patches = patchify(batch.inputs, patch)
-    every = Subset.every(patches.grid, steps).to(device)
-    return MaskedView(patches, every, draw_masks(masks, patches.grid, steps, batch.seeds).to(device))
+from bridle.objectives.view import WholeView, draw_view_masks, grid_of, whole_view
+from bridle.quantize import sampling_priority
 
 
 def num_predicted(batch: Batch, patch: PatchSize, masks: MaskConfig) -> int:
@@ -51,15 +28,14 @@ def num_predicted(batch: Batch, patch: PatchSize, masks: MaskConfig) -> int:
     return int(num_masked(masks, grid_of(batch, patch), steps)[1].sum()) * masks.num_masks
 
 
-def labels_at(tokenizer: CodeSource, view: MaskedView) -> Tensor:
+def labels_at(tokenizer: CodeSource, view: WholeView, masked: Subset) -> Tensor:
     """Codes of the predicted positions, from one tokenizer pass per clip: (B', M, R) int64. No gradient."""
-    indices = view.masks.masked.indices
-    assert indices is not None
+    assert masked.indices is not None
     with torch.no_grad():
-        rows = view.masks.masked.per_clip(len(view.patches.values))
+        rows = masked.per_clip(len(view.patches.values))
         vectors = tokenizer.vectors_at(view.patches, view.every, rows)
         codes = tokenizer.quantizer.encode(vectors, check=False)
-    return codes.reshape(*indices.shape, codes.shape[-1])
+    return codes.reshape(*masked.indices.shape, codes.shape[-1])
 
 
 class MaskedCodes(Objective):
@@ -98,14 +74,14 @@ class MaskedCodes(Objective):
 
     def forward(self, batch: Batch, step: int) -> StepOutput:
         """Losses ``code/r`` and metrics ``accuracy/r``, summed over predicted positions."""
-        view = masked_view(batch, self.encoder.config.patch, self.masks)
-        codes = labels_at(self.tokenizer, view)
-        features = self.encoder(view.patches, view.masks.visible)
-        logits = self.head(self.predictor(features, view.patches.grid, view.masks.visible, view.masks.masked))
-        valid = view.masks.masked.valid
-        losses = code_cross_entropy(logits, codes, valid)
+        view = whole_view(batch, self.encoder.config.patch)
+        masks = draw_view_masks(view, self.masks, batch.seeds, batch.inputs.device)
+        codes = labels_at(self.tokenizer, view, masks.masked)
+        features = self.encoder(view.patches, masks.visible)
+        logits = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.masked))
+        losses = code_cross_entropy(logits, codes, masks.masked.valid)
         with torch.no_grad():
-            right = code_accuracy(logits, codes, valid)
+            right = code_accuracy(logits, codes, masks.masked.valid)
         return StepOutput(
             {f"code/{r}": losses[r] for r in range(len(losses))}, {f"accuracy/{r}": right[r] for r in range(len(right))}
         )
@@ -128,6 +104,11 @@ class MaskedCodes(Objective):
         """Fit the tokenizer's codebooks to its vectors."""
         fit_codebooks(self.tokenizer, batches, self.encoder.config.patch, seed)
 
+    def health(self) -> dict[str, Tensor]:
+        """Per level: usage and perplexity / K of the labels' codebooks."""
+        values = self.tokenizer.quantizer.metrics()
+        return {name: value for name, value in values.items() if name.startswith(("usage", "perplexity"))}
+
 
 class MaskedPatches(Objective):
     """Baseline: regress the normalised values of hidden patches (MAE, arXiv 2111.06377; AudioMAE, arXiv 2207.06405)."""
@@ -138,11 +119,12 @@ class MaskedPatches(Objective):
 
     def forward(self, batch: Batch, step: int) -> StepOutput:
         """Loss ``patch``, summed over predicted positions."""
-        view = masked_view(batch, self.encoder.config.patch, self.masks)
-        features = self.encoder(view.patches, view.masks.visible)
-        predicted = self.head(self.predictor(features, view.patches.grid, view.masks.visible, view.masks.masked))
-        target = normalise_patches(view.masks.masked.gather(view.patches.values))
-        return StepOutput({"patch": patch_regression(predicted, target, view.masks.masked.valid)})
+        view = whole_view(batch, self.encoder.config.patch)
+        masks = draw_view_masks(view, self.masks, batch.seeds, batch.inputs.device)
+        features = self.encoder(view.patches, masks.visible)
+        predicted = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.masked))
+        target = normalise_patches(masks.masked.gather(view.patches.values))
+        return StepOutput({"patch": patch_regression(predicted, target, masks.masked.valid)})
 
     def counts(self, batch: Batch, step: int) -> dict[str, int]:
         """Predicted positions."""
@@ -154,18 +136,22 @@ class MaskedPatches(Objective):
 
 
 def fit_codebooks(tokenizer: RandomTokenizer | Tokenizer, batches: Iterable[Batch], patch: PatchSize, seed: int) -> None:
-    """K-means start of a tokenizer's codebooks on its vectors of the valid patches of ``batches``, over all ranks."""
-    sample: list[Tensor] = []
-    order: list[Tensor] = []
-    device = next(iter(tokenizer.quantizer.buffers())).device
+    """K-means start of a tokenizer's codebooks on its vectors of the valid patches of ``batches``, over all ranks.
+
+    A vector's name is (number of the batch, row of the manifest, patch), so which vectors are used does not depend on
+    how a batch is shared out. No more than the quantizer's ``init_sample`` are kept on a rank.
+    """
+    quantizer = tokenizer.quantizer
+    device = quantizer.codebooks.device
+    sample = torch.empty(0, quantizer.config.code_dim, device=device)
+    names = torch.empty(0, dtype=torch.int64, device=device)
     with torch.no_grad():
         for number, batch in enumerate(batches):
-            patches = patchify(batch.inputs.to(device), patch)
-            every = Subset.every(patches.grid, valid_steps(batch.lengths, patch[0])).to(device)
-            vectors = tokenizer.vectors(patches, every)
+            view = whole_view(batch.to(device), patch)
             clip = (number << 32) + batch.indices.to(device)
-            key = (clip[:, None] << 16) + torch.arange(patches.grid.num_patches, device=device)
-            kept = torch.ones_like(key, dtype=torch.bool) if every.valid is None else every.valid
-            sample.append(vectors[kept])
-            order.append(key[kept])
-    tokenizer.quantizer.fit(torch.cat(sample), seed, torch.cat(order))
+            name = (clip[:, None] << 16) + torch.arange(view.patches.grid.num_patches, device=device)
+            sample = torch.cat([sample, view.pick(tokenizer.vectors(view.patches, view.every))])
+            names = torch.cat([names, view.pick(name[..., None])[:, 0]])
+            kept = sampling_priority(names, seed).argsort()[: quantizer.config.init_sample]
+            sample, names = sample[kept], names[kept]
+    quantizer.fit(sample, seed, names)

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from bridle.data.batch import Batch, valid_steps
 from bridle.errors import ConfigError
-from bridle.grid import Subset
 from bridle.losses.features import cosine_distance
 from bridle.models.encoder import Encoder
 from bridle.models.tokenizer import Estimator, Tokenizer
-from bridle.nn.patches import patchify
 from bridle.objectives.base import Objective, StepOutput
 from bridle.objectives.masked import MaskedCodes, fit_codebooks
+from bridle.objectives.view import grid_of, whole_view
 
 
 class TokenizerDistillation(Objective):
@@ -35,27 +34,18 @@ class TokenizerDistillation(Objective):
 
     def forward(self, batch: Batch, step: int) -> StepOutput:
         """Losses ``feature`` and ``commitment``, summed over valid patches."""
-        patches = patchify(batch.inputs, self.encoder.config.patch)
-        steps = valid_steps(batch.lengths, self.encoder.config.patch[0])
-        every = Subset.every(patches.grid, steps).to(batch.inputs.device)
+        view = whole_view(batch, self.encoder.config.patch)
         with torch.no_grad():
-            target = self.encoder(patches, every).patches
-        vectors = self.tokenizer.vectors(patches, every)
-        quantized = self.tokenizer.quantizer(vectors if every.valid is None else vectors[every.valid])
-        filled = quantized.vectors
-        if every.valid is None:
-            filled = filled.reshape(vectors.shape)
-        else:
-            filled = torch.zeros_like(vectors).masked_scatter(every.valid[..., None], filled)
-        estimate = self.estimator(filled, patches.grid, every)
-        losses = {"feature": cosine_distance(estimate, target, every.valid), "commitment": quantized.commitment}
+            target = self.encoder(view.patches, view.every).patches
+        quantized = self.tokenizer.quantizer(view.pick(self.tokenizer.vectors(view.patches, view.every)))
+        estimate = self.estimator(view.spread(quantized.vectors), view.patches.grid, view.every)
+        losses = {"feature": cosine_distance(estimate, target, view.every.valid), "commitment": quantized.commitment}
         return StepOutput(losses, {}, {"tokenizer": quantized.statistics})
 
     def counts(self, batch: Batch, step: int) -> dict[str, int]:
         """Valid patches."""
         patch = self.encoder.config.patch
-        per_step = (batch.inputs.shape[3] // patch[1]) * (batch.inputs.shape[4] // patch[2])
-        count = int(valid_steps(batch.lengths, patch[0]).sum()) * per_step
+        count = int(valid_steps(batch.lengths, patch[0]).sum()) * grid_of(batch, patch).patches_per_step
         return {"feature": count, "commitment": count}
 
     def weights(self) -> dict[str, float]:

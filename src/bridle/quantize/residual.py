@@ -25,7 +25,7 @@ from bridle.quantize.codebook import (
 )
 from bridle.quantize.config import QuantizerConfig
 from bridle.quantize.kmeans import kmeans
-from bridle.randomness import counter_uniform, derive_seed, permutation
+from bridle.randomness import counter_uniform, derive_seed
 
 USED_ABOVE = 0.1
 """A code counts as used (``metrics()["usage/r"]``) from this share of uniform usage on."""
@@ -204,8 +204,8 @@ class ResidualQuantizer(nn.Module):
         Args:
             z: (..., C), this rank's sample, may be empty; at most ``init_sample`` vectors of all ranks are used.
             seed: of the subsample and of the k-means starts.
-            order: as many int64 as vectors: all ranks' vectors are sorted by it, so that the result does not depend on how
-                they are shared out; None takes them rank after rank.
+            order: as many int64 as vectors, all different: which vectors are used and in which order follows from it, so the
+                result does not depend on how they are shared out; None numbers them rank after rank.
 
         Raises:
             QuantizerError: wrong C, a non-finite vector, or fewer vectors than ``codebook_size``; on all ranks alike.
@@ -213,15 +213,15 @@ class ResidualQuantizer(nn.Module):
         size = self.config.codebook_size
         with torch.autocast(z.device.type, enabled=False):
             sample = all_gather_rows(self._prepare(z))
-            if order is not None:
-                sample = sample[all_gather_rows(order.to(sample.device)).argsort(stable=True)]
+            names = torch.arange(len(sample)) if order is None else all_gather_rows(order.to(sample.device))
             if len(sample) < size:
                 raise QuantizerError(
                     f"the k-means sample has {len(sample)} vectors, fewer than codebook_size {size}: "
                     "gather more batches or choose a smaller codebook_size"
                 )
             _require_finite_rows(sample)
-            residual = sample[permutation(len(sample), seed, "fit")[: self.config.init_sample].to(sample.device)]
+            chosen = sampling_priority(names, seed).argsort(stable=True)[: self.config.init_sample]
+            residual = sample[chosen.to(sample.device)]
             if rank() == 0:
                 for level in range(self.config.num_codebooks):
                     entries, codes = kmeans(residual, size, self.config.kmeans_steps, derive_seed(seed, "level", level))
@@ -329,6 +329,11 @@ class _StraightThrough(torch.autograd.Function):
         z, vectors = ctx.saved_tensors
         grad_vectors, _, grad_commitment, _ = grads
         return torch.addcmul(grad_vectors, z - vectors, grad_commitment, value=2 / z.shape[1]), None, None
+
+
+def sampling_priority(order: Tensor, seed: int) -> Tensor:
+    """(n,) int64 names of vectors -> (n,) float64: the vectors of lowest priority number are the random sample."""
+    return counter_uniform(order ^ derive_seed(seed, "fit"), 1)[:, 0]
 
 
 def _require_finite_rows(flat: Tensor) -> None:

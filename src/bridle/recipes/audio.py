@@ -58,16 +58,17 @@ def audio_base() -> RunConfig:
 def audio_demo() -> RunConfig:
     """A few hundred short clips in minutes on 2 cores, on the random tokenizer's codes only; made for ``bridle demo``.
 
-    Command: ``bridle demo``, which sets ``phases`` to as many steps as fit into its time.
+    Command: ``bridle demo``, which sets ``phases`` to as many steps as fit into its time. Small networks and batches, because
+    the loss on codes needs some hundred steps before it falls at all.
     """
     return RunConfig(
         recipe="audio-demo",
-        phases="cold:250steps",
+        phases="cold:800steps",
         audio=AudioConfig(crop_seconds=5.0),
-        encoder=EncoderConfig(width=192, depth=6, heads=3),
+        encoder=EncoderConfig(width=128, depth=4, heads=4),
         predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
         masks=MaskConfig(mask_ratio=0.8, predict_ratio=0.5),
         quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256, init_sample=16384, kmeans_steps=10),
         encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
-        train=TrainConfig(batch_size=64),
+        train=TrainConfig(batch_size=32),
     )

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from bridle import distributed
 from bridle.data.batch import Batch
-from bridle.errors import ConfigError, TrainingError
+from bridle.errors import BridleError, ConfigError, TrainingError
 from bridle.objectives.base import Objective, StepOutput
 from bridle.optim.groups import OptimConfig, clip_gradients
 from bridle.optim.schedule import warmup_cosine
@@ -99,10 +99,10 @@ class Watcher(Protocol):
     """What the loop tells the outside. All steps count within the phase, from 1 after the first step."""
 
     def step_done(self, step: int, batch: Batch) -> None:
-        """After every step; cheap. May raise to stop the run."""
+        """After every step; cheap."""
 
-    def log(self, step: int, values: dict[str, Tensor | float]) -> None:
-        """Every ``log_every`` steps, with values that are still on the device."""
+    def log(self, step: int, values: dict[str, Tensor]) -> None:
+        """Every ``log_every`` steps, on all ranks, with values still on the device. May raise to stop the run."""
 
     def checkpoint(self, step: int, optimizer: Optimizer) -> None:
         """When a checkpoint is due."""
@@ -155,14 +155,14 @@ def train_phase(
         done = step + 1
         watcher.step_done(done, batch)
         stop = watcher.should_stop(done)
-        if is_due(done, config.log_every, spec.total_steps) or stop:
-            _check_skipped(skipped_in_a_row, done, config)
-            values: dict[str, Tensor | float] = {
-                **result.values,
-                **objective.health(),
-                "lr": optimizer.param_groups[0]["lr"],
-            }
-            watcher.log(done, values)
+        if is_due(done, config.log_every, spec.total_steps):
+            values = {**result.values, **objective.health(), "lr": torch.tensor(optimizer.param_groups[0]["lr"])}
+            try:
+                watcher.log(done, values)
+                _check_skipped(skipped_in_a_row, done, config)
+            except BridleError:
+                watcher.checkpoint(done, optimizer)  # what stops the run must not cost the steps since the last one
+                raise
         if is_due(done, config.checkpoint_every, spec.total_steps) or stop:
             watcher.checkpoint(done, optimizer)
         if stop and done < spec.total_steps:
@@ -191,8 +191,9 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     outputs = []
     for index, part in enumerate(micro):
-        with _sync_gradients(model, index == len(micro) - 1), _autocast(config, device):
-            output: StepOutput = model(part, step)
+        with _sync_gradients(model, index == len(micro) - 1):
+            with _autocast(config, device):
+                output: StepOutput = model(part, step)
             total = sum((weights[name] / counts[name]) * loss for name, loss in output.losses.items())
             (total * distributed.world_size()).backward()  # type: ignore[union-attr]
         outputs.append(output)
@@ -200,7 +201,9 @@ def train_step(
     skipped = (~torch.isfinite(norm)).to(torch.float32)
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     optimizer.step()
-    objective.update(_add([output.statistics for output in outputs]))
+    spoilt = torch.where(skipped > 0, torch.nan, 0.0)  # statistics that are not finite change no codebook
+    statistics = _add([output.statistics for output in outputs])
+    objective.update({name: value + spoilt for name, value in statistics.items()})
     sums = _add([{**output.losses, **output.metrics} for output in outputs])
     return StepResult(_means(sums, counts) | {"gradient_norm": norm.detach(), "skipped": skipped}, skipped)
 
@@ -233,7 +236,7 @@ def _global_counts(objective: Objective, micro: list[Batch], step: int) -> dict[
     if not distributed.is_active():
         return {name: max(count, 1.0) for name, count in local.items()}
     device = micro[0].inputs.device
-    packed = torch.tensor(list(local.values()), dtype=torch.float32, device=device)
+    packed = torch.tensor(list(local.values()), dtype=torch.float32).to(device, non_blocking=True)
     return dict(zip(local, distributed.all_reduce_sum(packed).clamp(min=1.0).unbind(), strict=True))
 
 

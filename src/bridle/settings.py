@@ -1,0 +1,91 @@
+"""The settings a run begins or goes on with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from bridle import distributed
+from bridle.config import to_dict
+from bridle.data.audio import estimate_normalisation
+from bridle.data.manifest import Manifest
+from bridle.errors import ConfigError, RunError
+from bridle.run import RunConfig, RunFolder, with_normalisation
+from bridle.train.loop import resolve_precision
+
+
+def check_folder(folder: RunFolder, resume: bool) -> None:
+    """Refuse a folder that this run must not write to.
+
+    Raises:
+        RunError: it holds a run and ``resume`` is False, or something else, or is a file.
+    """
+    if folder.exists() and not resume:
+        raise RunError(f"{folder.path} already holds a run; continue it with --resume or choose another --out")
+    if folder.path.exists() and not folder.path.is_dir():
+        raise RunError(f"{folder.path} is a file; name a folder for the run with --out")
+    if not folder.exists() and folder.path.exists() and any(folder.path.iterdir()):
+        raise RunError(f"{folder.path} exists, is not empty and is not a run; choose another --out")
+
+
+def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device) -> RunConfig:
+    """The settings of the run in ``folder``: what depends on data and device is filled in, or taken from the run it resumes.
+
+    They are written to the run's ``config.yaml``; every rank gets rank 0's. A collective.
+
+    Raises:
+        ConfigError: the run to resume was made with other settings.
+        RunError: the folder cannot be written.
+        DataError: no clip can be read to estimate the normalisation from.
+    """
+    if folder.exists():
+        saved = folder.read_config()
+        resumed = _resumed(config, saved)
+        distributed.barrier()
+        if resumed != saved and distributed.rank() == 0:
+            folder.write_config(resumed)
+        distributed.barrier()
+        return resumed
+    precision = resolve_precision(config.train.precision, device)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
+    if config.audio.mean is None or config.audio.std is None:
+        statistics = estimate_normalisation(manifest, config.audio, seed=config.seed)
+        config = with_normalisation(config, statistics.mean, statistics.std)
+    distributed.barrier()
+    if distributed.rank() == 0:
+        folder.write_config(config)
+    distributed.barrier()
+    return folder.read_config()  # rank 0's, on every rank
+
+
+def _resumed(config: RunConfig, saved: RunConfig) -> RunConfig:
+    """The saved configuration, with the caller's values of settings that may change while a run goes on."""
+    train = {name: value for name, value in vars(config.train).items() if name != "batch_size"}
+    if config.train.precision == "auto":
+        train["precision"] = saved.train.precision
+    resumed = dataclasses.replace(
+        saved,
+        train=dataclasses.replace(saved.train, **train),
+        audio=dataclasses.replace(saved.audio, cache_gigabytes=config.audio.cache_gigabytes),
+        encoder_optim=dataclasses.replace(saved.encoder_optim, lr=config.encoder_optim.lr),
+        tokenizer_optim=dataclasses.replace(saved.tokenizer_optim, lr=config.tokenizer_optim.lr),
+    )
+    for name, (asked, kept) in _differences(to_dict(config), to_dict(resumed)).items():
+        if asked is not None and name != "train.precision":
+            raise ConfigError(
+                f"the run to resume has {name}={kept}, not {asked}; only train.* but batch_size, learning rates and the cache "
+                "may change while a run goes on: leave the setting out or start a new run"
+            )
+    return resumed
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, value in first.items():
+        if isinstance(value, dict):
+            found |= _differences(value, second.get(key) or {}, f"{where}{key}.")
+        elif value != second.get(key):
+            found[f"{where}{key}"] = (value, second.get(key))
+    return found
