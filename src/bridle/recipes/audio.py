@@ -6,7 +6,7 @@ from bridle.data.audio import AudioConfig
 from bridle.masking import MaskConfig
 from bridle.models.encoder import SIZES, EncoderConfig
 from bridle.models.predictor import PredictorConfig
-from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig
+from bridle.models.tokenizer import EstimatorConfig
 from bridle.optim.groups import OptimConfig
 from bridle.quantize import QuantizerConfig
 from bridle.run import RunConfig
@@ -16,19 +16,18 @@ from bridle.train.loop import TrainConfig
 def audio_small() -> RunConfig:
     """A few thousand clips of a few seconds on a laptop: half an hour on 2 cores.
 
-    Command: ``bridle pretrain audio-small --data FOLDER --out runs/small``. Small batches, because the loss on codes needs some
-    hundred steps before it falls; cold-start codes of the coarse shape of a patch, because its noise cannot be predicted.
+    Command: ``bridle pretrain audio-small --data FOLDER --out runs/small``. A small network and small batches, because the loss on
+    codes needs some hundred steps before it falls, and deeper networks need more of them.
     """
     return RunConfig(
         recipe="audio-small",
-        phases="cold:4500steps, tokenizer:200steps, encoder:1300steps",
+        phases="cold:7500steps, tokenizer:400steps, encoder:2500steps",
         audio=AudioConfig(crop_seconds=5.0),
-        encoder=EncoderConfig(width=192, depth=6, heads=3),
+        encoder=EncoderConfig(width=128, depth=4, heads=4),
         predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
         masks=MaskConfig(mask_ratio=0.8, predict_ratio=0.5),
-        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=16),
-        cold_start=ColdStartConfig(smooth=4),
-        estimator=EstimatorConfig(width=192, depth=3, heads=3),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256),
+        estimator=EstimatorConfig(width=128, depth=2, heads=4),
         encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
         tokenizer_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
         train=TrainConfig(batch_size=32),
