@@ -82,7 +82,7 @@ def find_sounds(
     manifest = folder / f"synthetic-{seed}" / "meta.csv"
     if not manifest.is_file():
         write_sound_set(manifest.parent, num_clips=NUM_SYNTHETIC_CLIPS, seed=seed)
-    return Sounds(manifest, "fold", f"{NUM_SYNTHETIC_CLIPS} synthetic sounds of 10 classes, made from seed {seed}", reason)
+    return Sounds(manifest, "fold", f"synthetic sounds made from seed {seed}", reason)
 
 
 def _download_esc10(url: str, folder: Path, seed: int, on_bytes: OnBytes) -> Sounds:
