@@ -96,10 +96,11 @@ def linear_predictions(
     strengths: Sequence[float],
     *,
     tolerance: float = 1e-6,
+    max_iterations: int = 1000,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Predicted class of every query (M, D) for every C, (len(strengths), M) int64; see :func:`fit_path`."""
-    probes = fit_path(train, labels, strengths, tolerance=tolerance, dtype=dtype)
+    probes = fit_path(train, labels, strengths, tolerance=tolerance, max_iterations=max_iterations, dtype=dtype)
     return torch.stack([probe.predict(queries) for probe in probes])
 
 
