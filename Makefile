@@ -30,8 +30,8 @@ test-all: setup ## all tests, the slow ones too
 	$(BIN)/python -m pytest
 
 check: setup ## formatting, lint, types, layers
-	$(BIN)/ruff format --check
-	$(BIN)/ruff check
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
