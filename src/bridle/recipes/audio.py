@@ -17,7 +17,9 @@ def audio_small() -> RunConfig:
     """A few thousand clips of a few seconds on a laptop: half an hour on 2 cores.
 
     Command: ``bridle pretrain audio-small --data FOLDER --out runs/small``. A small network and small batches, because the
-    loss on codes needs some hundred steps before it falls, and deeper networks need more of them.
+    loss on codes needs some hundred steps before it falls, and deeper networks need more of them. Measured on 105 minutes
+    of esc10, fsdd and grid_s1, seed 0: esc10 linear 88.0, kNN 83.3 after the cold phase
+    (``docs/results/2026-11-21-audio-small.md``).
     """
     return RunConfig(
         recipe="audio-small",
