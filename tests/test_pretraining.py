@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bridle.errors import ConfigError, DataError, RunError
+from bridle.inference import load
 from bridle.pretraining import Outcome, Silent, pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig, RunFolder
@@ -64,15 +65,51 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         pretrain(debug(), [tone_folder], run, reporter=Dies(killed_after), device=torch.device("cpu"))
     outcome = pretrain(debug(), [tone_folder], run, resume=True, device=torch.device("cpu"))
     assert outcome.finished and outcome.step == 16
-    expected, got = state(uninterrupted), state(run)
-    for name, ours, theirs in zip(("weights", "optimizer"), got[:2], expected[:2], strict=True):
-        assert ours.keys() == theirs.keys()
-        for key, value in ours.items():
-            assert torch.equal(value, theirs[key]), f"{name} {key}"
+    assert_equal_runs(run, uninterrupted)
+
+
+def assert_equal_runs(ours: Path, theirs: Path) -> None:
+    got, expected = state(ours), state(theirs)
+    for name, mine, other in zip(("weights", "optimizer"), got[:2], expected[:2], strict=True):
+        assert mine.keys() == other.keys()
+        for key, value in mine.items():
+            assert torch.equal(value, other[key]), f"{name} {key}"
     assert got[2:] == expected[2:]
-    (ours, header), (theirs, other) = (read_weights(folder / "model.safetensors") for folder in (run, uninterrupted))
-    assert header == other
-    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    (mine, header), (other, theirs_header) = (read_weights(folder / "model.safetensors") for folder in (ours, theirs))
+    assert header == theirs_header
+    assert all(torch.equal(value, other[key]) for key, value in mine.items())
+
+
+@pytest.mark.parametrize("first", ["cold:4steps", "cold:4steps, tokenizer:4steps, encoder:4steps"])
+def test_phases_added_to_a_finished_run_give_the_run_that_had_them_from_the_start(
+    first: str, uninterrupted: Path, tone_folder: Path, tmp_path: Path
+) -> None:
+    run, device = tmp_path / "run", torch.device("cpu")
+    pretrain(debug(phases=first), [tone_folder], run, device=device)
+    with pytest.raises(SystemExit):
+        pretrain(debug(), [tone_folder], run, resume=True, reporter=Dies(1), device=device)
+    assert load(run).config.phases == PHASES  # the weights fit the longer configuration before its first checkpoint
+    assert pretrain(debug(), [tone_folder], run, resume=True, device=device) == Outcome(True, 16, 0)
+    assert_equal_runs(run, uninterrupted)
+
+
+@pytest.mark.parametrize("phases", ["cold:5steps, tokenizer:4steps", "tokenizer:4steps, cold:4steps", "cold:4steps"])
+def test_phases_of_a_run_cannot_be_changed_or_taken_away(
+    phases: str, uninterrupted: Path, tone_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="phases may be added"):
+        pretrain(debug(phases=phases), [tone_folder], uninterrupted, resume=True)
+
+
+def test_the_tokenizer_starts_from_the_encoder_unless_told_otherwise(tone_folder: Path, tmp_path: Path) -> None:
+    frozen = dataclasses.replace(debug().tokenizer_optim, lr=0.0)
+    for start in ("encoder", "random"):
+        config = debug(phases="cold:2steps, tokenizer:1steps", tokenizer_optim=frozen, tokenizer_start=start)
+        pretrain(config, [tone_folder], tmp_path / start, device=torch.device("cpu"))
+        networks = load(tmp_path / start).networks
+        assert networks.tokenizer is not None
+        pairs = zip(networks.tokenizer.encoder.parameters(), networks.encoder.parameters(), strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in pairs) == (start == "encoder")
 
 
 def test_a_run_folder_holds_what_it_promises(uninterrupted: Path) -> None:

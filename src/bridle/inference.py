@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,13 +56,13 @@ class Encoded:
 
     Attributes:
         windows: B of them.
-        patches: (B, N, D) features.
+        layers: (B, N, D) features of each layer that was asked for.
         grid: N patches; those past a window's end mean nothing.
         steps: (B,) valid time steps of each window, on the CPU.
     """
 
     windows: list[Window]
-    patches: Tensor
+    layers: tuple[Tensor, ...]
     grid: PatchGrid
     steps: Tensor
 
@@ -88,22 +88,31 @@ class Model:
         """D, the width of the features."""
         return self.config.encoder.width
 
-    def features(self, sound: Sound, pooling: Pooling | Literal["none"] = "none") -> Tensor:
+    @property
+    def depth(self) -> int:
+        """Number of layers; the last one's output is what the encoder gives."""
+        return self.config.encoder.depth
+
+    def features(self, sound: Sound, pooling: Pooling | Literal["none"] = "none", layer: int | None = None) -> Tensor:
         """Features of a sound.
 
         Args:
             sound: a file or a waveform; longer ones than the model's crop are read in consecutive windows, joined in time.
-            pooling: mean over ``"time"``, ``"mean"`` over all patches, or ``"none"``.
+            pooling: ``"mean"`` over all patches, ``"time"`` over time only, ``"statistics"`` mean and deviation over time,
+                or ``"none"``.
+            layer: 1 to ``depth``; None for the last one.
 
         Returns:
-            float32 on the CPU: (time, frequency, D) for ``"none"``, (frequency, D) for ``"time"``, (D,) for ``"mean"``.
+            float32 on the CPU: (time, frequency, D) for ``"none"``, (D,) for ``"mean"``, (frequency, D) for ``"time"``,
+            (frequency, 2D) for ``"statistics"``: mean, then deviation.
 
         Raises:
             DecodeError: the file cannot be read.
+            ConfigError: there is no such layer.
         """
         parts = []
-        for encoded in self.encode(self._windows(sound)):
-            cut = encoded.patches.reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1)
+        for encoded in self.encode(self._windows(sound), layers=(layer or self.depth,)):
+            cut = encoded.layers[0].reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1)
             parts += [row[:steps] for row, steps in zip(cut, encoded.steps.tolist(), strict=True)]
         features = torch.cat(parts).cpu()
         if pooling == "none":
@@ -112,20 +121,22 @@ class Model:
         pooled = pool(features.flatten(0, 1)[None], PatchGrid(steps, bands), torch.tensor([steps]), pooling)[0]
         return pooled if pooling == "mean" else pooled.reshape(bands, -1)
 
-    def embed(self, sound: Sound, pooling: Pooling = "mean") -> Tensor:
-        """One vector for the whole sound: the mean of its features.
+    def embed(self, sound: Sound, pooling: Pooling = "mean", layer: int | None = None) -> Tensor:
+        """One vector for the whole sound: its pooled features.
 
         Args:
             sound: a file or a waveform.
-            pooling: ``"mean"`` over all patches; ``"time"`` over time only, with the frequency axis kept.
+            pooling: as for :meth:`features`.
+            layer: 1 to ``depth``; None for the last one.
 
         Returns:
-            (D,) for ``"mean"``, (frequency * D,) for ``"time"``; float32 on the CPU.
+            (D,) for ``"mean"``, (frequency * D,) for ``"time"``, (frequency * 2D,) for ``"statistics"``; float32 on the CPU.
 
         Raises:
             DecodeError: the file cannot be read.
+            ConfigError: there is no such layer.
         """
-        return self.features(sound, pooling).flatten()
+        return self.features(sound, pooling, layer).flatten()
 
     def tokenize(self, sound: Sound) -> Codes:
         """Codes of every patch; windows as for :meth:`features`.
@@ -140,11 +151,22 @@ class Model:
         return Codes(codes, PatchGrid(len(codes) // bands, bands))
 
     @torch.inference_mode()
-    def encode(self, windows: Iterable[Window], batch_size: int = 16) -> Iterator[Encoded]:
-        """Encode windows in batches, in their order. Padding inside a batch changes no number beyond rounding."""
+    def encode(self, windows: Iterable[Window], batch_size: int = 16, layers: Sequence[int] | None = None) -> Iterator[Encoded]:
+        """Encode windows in batches, in their order. Padding inside a batch changes no number beyond rounding.
+
+        Args:
+            windows: of any length up to a crop.
+            batch_size: windows per forward pass.
+            layers: which layers to give, 1 to ``depth``; None for the last one.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        wanted = (self.depth,) if layers is None else tuple(layers)
         for group, batch in self._batches(windows, batch_size):
             view = whole_view(batch.to(self.device), self.config.encoder.patch)
-            yield Encoded(group, self.networks.encoder(view.patches, view.every).patches, view.patches.grid, view.steps)
+            found = self.networks.encoder.at_layers(view.patches, view.every, wanted)
+            yield Encoded(group, tuple(features.patches for features in found), view.patches.grid, view.steps)
 
     @torch.inference_mode()
     def encode_codes(self, windows: Iterable[Window], batch_size: int = 16) -> Iterator[tuple[Window, Codes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -76,13 +77,20 @@ def read_networks(folder: RunFolder, config: RunConfig) -> Networks:
     return networks.eval().requires_grad_(False)
 
 
-def load_weights(networks: Networks, weights: dict[str, Tensor], source: Path) -> None:
+def load_weights(networks: Networks, weights: dict[str, Tensor], source: Path, new: Collection[str] = ()) -> None:
     """Load ``weights`` exactly.
+
+    Args:
+        networks: of the configuration that the weights were written with.
+        weights: by name.
+        source: where they are from, for errors.
+        new: networks that the weights need not hold; they stay as they are.
 
     Raises:
         RunError: names or shapes differ, with the first that does.
     """
     own = networks.state_dict()
+    weights = {name: value for name, value in own.items() if name.split(".")[0] in new} | weights
     for name in [*own, *weights]:
         if name not in weights or name not in own:
             raise RunError(f"{source} does not fit its config.yaml: '{name}' is {'missing' if name in own else 'unknown'}")
@@ -127,6 +135,13 @@ def build_objective(phase: Phase, networks: Networks, config: RunConfig) -> Obje
     assert networks.estimator is not None
     distillation = TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
     return Joint(codes, distillation, config.joint_weight, config.joint_every)
+
+
+def start_tokenizer(networks: Networks, config: RunConfig) -> None:
+    """Give a tokenizer that was never trained the encoder's weights, when the configuration says so."""
+    tokenizer = networks.tokenizer
+    if tokenizer is not None and config.tokenizer_start == "encoder" and not bool(tokenizer.quantizer.fitted):
+        tokenizer.encoder.load_state_dict(networks.encoder.state_dict())
 
 
 def renew_predictor(networks: Networks, config: RunConfig, phase_index: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.quarantine import BadFile, Quarantine
 from bridle.data.sampler import EpochOrder
 from bridle.errors import RunError
-from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew_predictor
+from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew_predictor, start_tokenizer
 from bridle.optim.groups import build_adamw
 from bridle.phases import Phase
 from bridle.quantize import ResidualQuantizer
@@ -200,6 +200,8 @@ class _Run:
         optim = self.config.tokenizer_optim if phase.kind == "tokenizer" else self.config.encoder_optim
         if start == 0 and self.phase_index > 0 and phase.kind in ("encoder", "joint"):
             renew_predictor(self.networks, self.config, self.phase_index)
+        if start == 0 and phase.kind == "tokenizer":
+            start_tokenizer(self.networks, self.config)
         objective = build_objective(phase, self.networks, self.config)
         first_epoch = sum(-(-length // self.order.steps_per_epoch) for length in lengths[:-1])
         if objective.unprepared():
@@ -249,7 +251,13 @@ class _Run:
                 f"the data are not those of the run in {self.folder.path} (other files or durations); "
                 "give the same --data or start a new run"
             )
-        load_weights(self.networks, checkpoint.weights, path)
+        longer = len(checkpoint.state["phase_steps"]) < len(self.lengths)
+        held = {name.split(".")[0] for name in checkpoint.weights}
+        new = {name for name, _ in self.networks.named_children() if name not in held} if longer else set()
+        load_weights(self.networks, checkpoint.weights, path, new)
+        if longer and distributed.rank() == 0:  # the run's weights must fit its longer configuration from now on
+            self._save(checkpoint.step, checkpoint.optimizer, {**checkpoint.state, "phase_steps": self.lengths})
+        distributed.barrier()
         self.reporter.message(f"resuming after step {checkpoint.step}")
         return checkpoint
 
@@ -287,16 +295,21 @@ class _Run:
             if isinstance(module, ResidualQuantizer):
                 module.assert_equal_on_all_ranks()
         if distributed.rank() == 0:
-            save_checkpoint(
-                self.folder.path,
-                self.steps_before + step,
-                weights=self.networks.state_dict(),
-                optimizer={**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()},
-                state={"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths, "data": self.data},
-                keep=self.config.train.keep_checkpoints,
-                metadata={"fingerprint": model_fingerprint(self.config, self.networks.state_dict())},
-            )
+            state = {"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths, "data": self.data}
+            packed = {**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()}
+            self._save(self.steps_before + step, packed, state)
         distributed.barrier()
+
+    def _save(self, step: int, optimizer: dict[str, Tensor], state: dict[str, Any]) -> None:
+        save_checkpoint(
+            self.folder.path,
+            step,
+            weights=self.networks.state_dict(),
+            optimizer=optimizer,
+            state=state,
+            keep=self.config.train.keep_checkpoints,
+            metadata={"fingerprint": model_fingerprint(self.config, self.networks.state_dict())},
+        )
 
     def should_stop(self, step: int) -> bool:
         """True once any rank got a signal; ranks talk about it only when a line is logged."""

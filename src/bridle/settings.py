@@ -61,12 +61,17 @@ def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: to
 
 
 def _resumed(config: RunConfig, saved: RunConfig) -> RunConfig:
-    """The saved configuration, with the caller's values of settings that may change while a run goes on."""
+    """The saved configuration, with the caller's values of settings that may change while a run goes on.
+
+    Phases may be added behind those of the run.
+    """
     train = {name: value for name, value in vars(config.train).items() if name != "batch_size"}
     if config.train.precision == "auto":
         train["precision"] = saved.train.precision
+    longer = len(config.plan) > len(saved.plan) and config.plan[: len(saved.plan)] == saved.plan
     resumed = dataclasses.replace(
         saved,
+        phases=config.phases if longer else saved.phases,
         train=dataclasses.replace(saved.train, **train),
         audio=dataclasses.replace(saved.audio, cache_gigabytes=config.audio.cache_gigabytes),
         encoder_optim=dataclasses.replace(saved.encoder_optim, lr=config.encoder_optim.lr),
@@ -76,7 +81,7 @@ def _resumed(config: RunConfig, saved: RunConfig) -> RunConfig:
         if asked is not None and name != "train.precision":
             raise ConfigError(
                 f"the run to resume has {name}={kept}, not {asked}; only train.* but batch_size, learning rates and the cache "
-                "may change while a run goes on: leave the setting out or start a new run"
+                "may change while a run goes on, and phases may be added: leave the setting out or start a new run"
             )
     return resumed
 

@@ -28,7 +28,7 @@ from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.files import explain_write_error, write_atomically
 from bridle.inference import Model, Window
-from bridle.nn.pooling import Pooling, pool
+from bridle.nn.pooling import Pooling, pool, pooled_width
 
 QUARANTINE_NAME = "_quarantine.jsonl"
 FILES_PER_PART = 1000
@@ -107,33 +107,38 @@ def write_embeddings(
     out: Path,
     *,
     pooling: Pooling = "mean",
+    layer: int | None = None,
     files_per_part: int = FILES_PER_PART,
     progress: Progress | None = None,
 ) -> Written:
     """Write an embedding of every window of every file; a file of at most ``crop_seconds`` has one, that of ``model.embed``.
 
-    Columns: ``path`` (the manifest's key), ``start_seconds`` of the window, ``embedding`` (D float32, or frequency * D for
-    ``pooling="time"``), ``fingerprint`` of the model.
+    Columns: ``path`` (the manifest's key), ``start_seconds`` of the window, ``embedding`` (float32, as long as that of
+    ``model.embed``), ``fingerprint`` of the model.
 
     Args:
         model: any.
         manifest: the files.
         out: folder, as for :func:`write_codes`.
         pooling: as for ``model.embed``.
+        layer: as for ``model.embed``.
         files_per_part: files in a part, at least 1.
         progress: told about files that are done.
 
     Raises:
         RunError: ``out`` holds parts of something else, or it cannot be written.
         DataError: no file can be read.
-        ConfigError: ``files_per_part`` is below 1.
+        ConfigError: ``files_per_part`` is below 1, or there is no such layer.
     """
-    width = model.width * (_bands(model) if pooling == "time" else 1)
-    schema = _schema(model, {"kind": "embeddings", "pooling": pooling}, [("embedding", pa.list_(pa.float32(), width))])
+    width = pooled_width(model.width, _bands(model), pooling)
+    chosen = model.depth if layer is None else layer
+    schema = _schema(
+        model, {"kind": "embeddings", "pooling": pooling, "layer": chosen}, [("embedding", pa.list_(pa.float32(), width))]
+    )
 
     def vectors(windows: list[Window]) -> Iterator[torch.Tensor]:
-        for encoded in model.encode(windows):
-            yield from pool(encoded.patches, encoded.grid, encoded.steps, pooling).cpu()
+        for encoded in model.encode(windows, layers=(chosen,)):
+            yield from pool(encoded.layers[0], encoded.grid, encoded.steps, pooling).cpu()
 
     def convert(names: list[str], windows: list[Window]) -> Any:
         flat = torch.cat(_encode_by_length(windows, vectors)).numpy()

@@ -8,11 +8,11 @@ import torch
 
 from bridle.data.audio import AudioLoader
 from bridle.data.manifest import Manifest, read_manifest
-from bridle.errors import DataError, DecodeError, QuantizerError
+from bridle.errors import ConfigError, DataError, DecodeError, QuantizerError
 from bridle.eval import features
 from bridle.eval.baseline import log_mel_statistics
 from bridle.eval.codes import bag_of_codes, code_report
-from bridle.eval.features import BAG_OF_CODES, LOG_MEL, collect_features
+from bridle.eval.features import BAG_OF_CODES, LOG_MEL, collect_features, default_layers
 from bridle.inference import load, random_model
 
 
@@ -36,10 +36,25 @@ def test_encoder_rows_are_the_embeddings_of_the_model(model, manifest, collected
     assert collected.rows == tuple(range(len(manifest)))
     assert collected.bad == ()
     for name, encoder in (("run", model), ("random", random_model(model.config, model.device))):
-        for pooling in ("mean", "time"):
+        for pooling in ("mean", "time", "statistics"):
             expected = torch.stack([encoder.embed(entry.path, pooling) for entry in manifest.entries])
             torch.testing.assert_close(collected.features[name][pooling], expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(collected.features["run"]["mean"], collected.features["random"]["mean"])
+
+
+def test_layers_are_chosen_and_named(model, manifest):
+    deeper = replace(model.config, encoder=replace(model.config.encoder, depth=4))
+    deep = random_model(deeper, model.device)
+    assert [default_layers(depth) for depth in (1, 2, 4, 6, 12)] == [(1,), (2,), (3, 4), (5, 6), (9, 12)]
+    found = collect_features({"deep": deep}, manifest).features["deep"]
+    assert list(found) == [f"{p} of layer 3" for p in ("mean", "time", "statistics")] + ["mean", "time", "statistics"]
+    expected = torch.stack([deep.embed(entry.path, "statistics", layer=3) for entry in manifest.entries])
+    torch.testing.assert_close(found["statistics of layer 3"], expected, rtol=1e-4, atol=1e-5)
+    assert list(collect_features({"deep": deep}, manifest, layers=[1]).features["deep"]) == [
+        f"{p} of layer 1" for p in ("mean", "time", "statistics")
+    ]
+    with pytest.raises(ConfigError, match="layer 5 does not exist; the encoder has layers 1 to 4"):
+        collect_features({"deep": deep}, manifest, layers=[5])
 
 
 def test_log_mel_rows_are_statistics_of_all_frames(model, manifest, collected):
@@ -85,7 +100,9 @@ def test_every_file_is_decoded_once_and_encoded_before_the_last_is_read(model, m
     events = []
     original, encode = AudioLoader.windows, type(model).encode
     monkeypatch.setattr(AudioLoader, "windows", lambda self, entry: events.append(entry.key) or original(self, entry))
-    monkeypatch.setattr(type(model), "encode", lambda self, group, size: events.append(len(group)) or encode(self, group, size))
+    monkeypatch.setattr(
+        type(model), "encode", lambda self, group, *rest: events.append(len(group)) or encode(self, group, *rest)
+    )
     models = {"run": model, "random": random_model(model.config, model.device)}
     done = []
     collect_features(models, manifest, batch_size=3, on_file=lambda: done.append(len(events)))

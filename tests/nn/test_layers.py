@@ -12,7 +12,7 @@ from bridle.grid import PatchGrid
 from bridle.nn.attention import Attention, attend
 from bridle.nn.block import Block, CrossBlock
 from bridle.nn.patches import normalise_patches, patchify
-from bridle.nn.pooling import pool
+from bridle.nn.pooling import pool, pooled_width
 from bridle.nn.positions import sine_cosine
 
 
@@ -114,3 +114,18 @@ def test_pooling_ignores_padding() -> None:
     torch.testing.assert_close(mean[1], features[1, :8].mean(0))
     torch.testing.assert_close(kept[0], features[0].reshape(6, 2, 5).mean(0).flatten())
     torch.testing.assert_close(kept[1], features[1, :8].reshape(4, 2, 5).mean(0).flatten())
+    both = pool(poisoned, PatchGrid(6, 2), steps, "statistics")
+    expected = [
+        torch.cat([v.mean(0), v.std(0, correction=0)], dim=-1).flatten()
+        for v in (features[0].reshape(6, 2, 5), features[1, :8].reshape(4, 2, 5))
+    ]
+    torch.testing.assert_close(both, torch.stack(expected))
+    for pooling, rows in (("mean", mean), ("time", kept), ("statistics", both)):
+        assert rows.shape[1] == pooled_width(5, 2, pooling)
+
+
+def test_pooling_one_step_has_finite_gradients() -> None:
+    features = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pool(features, PatchGrid(1, 2), torch.tensor([1]), "statistics").sum().backward()
+    assert features.grad is not None
+    torch.testing.assert_close(features.grad, torch.ones(1, 2, 3))

@@ -20,7 +20,7 @@ _DESCRIPTION = """Write an embedding of every recording as parquet.
 
 examples:
   bridle embed runs/first recordings/ --out vectors/
-  bridle embed runs/first recordings/ --out vectors/ --pooling time
+  bridle embed runs/first recordings/ --out vectors/ --pooling statistics --layer 3
   bridle embed runs/first train.csv test.csv --out vectors/ --device cpu
 """
 
@@ -33,8 +33,13 @@ class Arguments:
     data: Data
     out: Out
     pooling: Annotated[
-        Pooling, tyro.conf.arg(help="Mean over all patches, or over time only, which keeps a vector for each frequency band.")
+        Pooling,
+        tyro.conf.arg(
+            help="Mean over all patches; over time only, which keeps a vector for each frequency band; or statistics, which "
+            "add the deviation over time. `bridle evaluate` shows what suits a task."
+        ),
     ] = "mean"
+    layer: Annotated[int | None, tyro.conf.arg(metavar="N", help="Layer of the encoder, from 1; the last if not given.")] = None
     files_per_part: FilesPerPart = FILES_PER_PART
     device: Device = "auto"
 
@@ -48,6 +53,12 @@ def main(arguments: Sequence[str]) -> int:
         parsed.out,
         parsed.device,
         lambda model, manifest, out, progress: write_embeddings(
-            model, manifest, out, pooling=parsed.pooling, files_per_part=parsed.files_per_part, progress=progress
+            model,
+            manifest,
+            out,
+            pooling=parsed.pooling,
+            layer=parsed.layer,
+            files_per_part=parsed.files_per_part,
+            progress=progress,
         ),
     )

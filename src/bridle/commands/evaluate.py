@@ -29,7 +29,7 @@ from bridle.summary import ALARM_BELOW
 
 _DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on labelled recordings.
   Beside them stand the log-mel filterbank's statistics, the same encoder before training and bags of
-  the run's codes. Pooling and the probes' parameters are chosen without looking at test clips. Without
+  the run's codes. Layer, pooling and the probes' parameters are chosen without looking at test clips. Without
   --fold and --split there are 5 stratified splits.
 
 examples:
@@ -56,6 +56,12 @@ class Arguments:
     split: Annotated[Column, tyro.conf.arg(help="Column that says train, validation or test.")] = None
     group: Annotated[Column, tyro.conf.arg(help="Equal values, such as a speaker's, stay on one side of a split.")] = None
     path: Annotated[Column, tyro.conf.arg(help="Column with the paths, if its name is not a usual one.")] = None
+    layers: Annotated[
+        tuple[int, ...],
+        tyro.conf.arg(
+            metavar="N [N ...]", help="Layers of the encoder to choose from, 1 to its depth; three quarters up and last."
+        ),
+    ] = ()
     json: JsonFile = None
     device: Device = "auto"
     seed: Annotated[int, tyro.conf.arg(help="Of stratified splits.")] = 0
@@ -75,7 +81,9 @@ def main(arguments: Sequence[str]) -> int:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done)
 
-        evaluation = evaluate_run(model, manifest, columns, seed=parsed.seed, on_progress=on_progress)
+        evaluation = evaluate_run(
+            model, manifest, columns, layers=parsed.layers or None, seed=parsed.seed, on_progress=on_progress
+        )
     for part in screen(evaluation, f"{parsed.run} on {parsed.manifest}"):
         console().print(part)
     if parsed.json is not None:

@@ -97,6 +97,7 @@ def evaluate_run(
     manifest: Manifest,
     columns: Columns,
     *,
+    layers: Sequence[int] | None = None,
     batch_size: int = 16,
     seed: int = 0,
     on_progress: OnProgress | None = None,
@@ -110,6 +111,7 @@ def evaluate_run(
         model: see :func:`bridle.inference.load`.
         manifest: labelled clips.
         columns: of the manifest.
+        layers: of the encoder to choose from, 1 to its depth; None for :func:`bridle.eval.features.default_layers`.
         batch_size: windows per forward pass.
         seed: of stratified splits.
         on_progress: told how far the work is.
@@ -117,13 +119,14 @@ def evaluate_run(
     Raises:
         DataError: a column that does not exist (names the nearest), a single class, no readable clip, or splits that
             cannot be made.
+        ConfigError: there is no such layer.
         QuantizerError: the tokenizer's vectors are not finite.
     """
     told = on_progress or _silent
     manifest, notes = _with_cells(manifest, columns)
     # A wrong column must not show only after the files were read.
     choose_splits(_feature_set(manifest, columns, {"none": torch.zeros(len(manifest), 1)}), seed)
-    collected = _collect(model, manifest, batch_size, seed, told)
+    collected = _collect(model, manifest, layers, batch_size, seed, told)
     manifest = _subset(manifest, collected.rows)
     rows = _probe(manifest, columns, collected, seed, told)
     if collected.bad:
@@ -152,7 +155,9 @@ def evaluate_run(
     )
 
 
-def _collect(model: Model, manifest: Manifest, batch_size: int, seed: int, told: OnProgress) -> Collected:
+def _collect(
+    model: Model, manifest: Manifest, layers: Sequence[int] | None, batch_size: int, seed: int, told: OnProgress
+) -> Collected:
     done = 0
 
     def on_file() -> None:
@@ -161,7 +166,7 @@ def _collect(model: Model, manifest: Manifest, batch_size: int, seed: int, told:
         told(READING, done, len(manifest))
 
     models = {RUN: model, RANDOM: random_model(model.config, model.device)}
-    return collect_features(models, manifest, batch_size=batch_size, on_file=on_file, seed=seed)
+    return collect_features(models, manifest, layers=layers, batch_size=batch_size, on_file=on_file, seed=seed)
 
 
 def _probe(manifest: Manifest, columns: Columns, collected: Collected, seed: int, told: OnProgress) -> tuple[Row, ...]:

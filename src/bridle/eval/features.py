@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from bridle.eval.baseline import log_mel_statistics
 from bridle.eval.codes import CodeReport, bag_of_codes, code_report
 from bridle.inference import Model, Window
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
-from bridle.nn.pooling import pool
+from bridle.nn.pooling import Pooling, pool_moments, time_moments
 from bridle.objectives.view import whole_view
 from bridle.quantize.codebook import unpack
 from bridle.randomness import derive_seed
@@ -61,11 +62,17 @@ class Collected:
     bad: tuple[BadFile, ...]
 
 
+def default_layers(depth: int) -> tuple[int, ...]:
+    """The layers an evaluation looks at: the one three quarters up, and the last."""
+    return tuple(sorted({-(-3 * depth // 4), depth}))
+
+
 @torch.no_grad()
 def collect_features(
     models: Mapping[str, Model],
     manifest: Manifest,
     *,
+    layers: Sequence[int] | None = None,
     batch_size: int = 16,
     on_file: Callable[[], object] | None = None,
     seed: int = 0,
@@ -73,45 +80,54 @@ def collect_features(
     """Pooled features of every clip by every model, log-mel statistics and, with a tokenizer, bags of codes.
 
     Each file is decoded once, and only one batch of windows and the pooled rows are held in memory. A long file's rows
-    are means over its windows, weighted by their valid time steps (frames for the log-mel statistics). Encoders give
-    the poolings ``mean`` and ``time`` of :func:`bridle.nn.pooling.pool`, the other two give ``clip``.
+    are those of all its windows together. Encoders give every pooling of :func:`bridle.nn.pooling.pool_moments` of every
+    layer, named ``statistics`` for the last layer and ``statistics of layer 3`` for others; the other two give ``clip``.
 
     Args:
         models: by name; all have one front end and one size of patch. The first one's tokenizer gives the codes.
         manifest: the files.
+        layers: of the encoders, 1 to their depth; None for :func:`default_layers`.
         batch_size: windows per forward pass; changes no number beyond rounding.
         on_file: called after each file.
         seed: of the sample of windows for the statistics of the codes.
 
     Raises:
         DataError: no model, models of different front ends or patches, or no file can be read.
+        ConfigError: there is no such layer.
         QuantizerError: the tokenizer's vectors are not finite.
     """
     first = _first_of_one_front_end(models)
-    features = {name: _Rows(len(manifest)) for name in models}
-    log_mel = _LogMel(len(manifest))
+    chosen = {name: default_layers(model.depth) if layers is None else tuple(layers) for name, model in models.items()}
+    moments = {name: [_Moments(len(manifest)) for _ in chosen[name]] for name in models}
+    log_mel = _Moments(len(manifest))
     codes = _Codes.of(first, len(manifest), seed)
     bad: dict[int, BadFile] = {}
     windows = _windows(first, manifest, bad, on_file or (lambda: None))
     while group := list(islice(windows, batch_size)):
         for name, model in models.items():
-            for encoded in model.encode(group, batch_size):
-                pooled = pool(encoded.patches, encoded.grid, encoded.steps, "time")
-                features[name].add(group, encoded.steps, pooled.cpu())
-        log_mel.add(group)
+            for encoded in model.encode(group, batch_size, chosen[name]):
+                for found, features in zip(moments[name], encoded.layers, strict=True):
+                    found.add(group, encoded.steps, *time_moments(features, encoded.grid, encoded.steps))
+        for window in group:
+            fbank = window.inputs[0, :, :, 0]
+            log_mel.add([window], torch.tensor([len(fbank)]), *log_mel_statistics(fbank)[None].chunk(2, dim=1))
         if codes is not None:
             codes.add(group)
     rows = [index for index in range(len(manifest)) if index not in bad]
     if not rows:
         first_bad = f"; first: {bad[0].key} ({bad[0].reason})" if bad else ""
         raise DataError(f"none of {len(manifest)} files can be read{first_bad}; check the paths")
-    found = {LOG_MEL: {"clip": log_mel.finish()[rows]}}
+    pooled = {LOG_MEL: {"clip": torch.cat(log_mel.finish(rows), dim=1)}}
     for name, model in models.items():
-        kept = features[name].finish()[rows]
-        found[name] = {"mean": kept.view(len(rows), -1, model.width).mean(1), "time": kept}
+        pooled[name] = {}
+        for layer, found in zip(chosen[name], moments[name], strict=True):
+            own = found.finish(rows)
+            for pooling in get_args(Pooling):
+                title = pooling if layer == model.depth else f"{pooling} of layer {layer}"
+                pooled[name][title] = pool_moments(*own, pooling)
     if codes is not None:
-        found[BAG_OF_CODES] = {"clip": codes.bags.finish().sqrt()[rows]}
-    return Collected(tuple(rows), found, codes.statistics() if codes is not None else None, (*manifest.bad, *bad.values()))
+        pooled[BAG_OF_CODES] = {"clip": codes.bags.finish(rows).sqrt()}
+    return Collected(tuple(rows), pooled, codes.statistics() if codes is not None else None, (*manifest.bad, *bad.values()))
 
 
 def _first_of_one_front_end(models: Mapping[str, Model]) -> Model:
@@ -135,15 +151,41 @@ def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file:
         on_file()
 
 
-class _Rows:
-    """Weighted means of each file's windows, (num_files, D) float32."""
+class _Moments:
+    """Mean and deviation over all steps of each file, its windows merged as by Chan, Golub and LeVeque (1979)."""
+
+    def __init__(self, num_files: int) -> None:
+        self._steps = [0] * num_files
+        self._mean = self._squares = torch.zeros(num_files)
+
+    def add(self, group: Iterable[Window], steps: Tensor, mean: Tensor, deviation: Tensor) -> None:
+        """Merge B windows: their valid steps (B,), mean and deviation over those, both (B, ...)."""
+        if self._mean.ndim == 1:
+            self._mean, self._squares = (torch.zeros(len(self._steps), *mean.shape[1:]) for _ in range(2))
+        rows = zip(group, steps.tolist(), mean.cpu(), deviation.cpu(), strict=True)
+        for window, new, own_mean, own_deviation in rows:
+            row, before = window.index, self._steps[window.index]
+            change = own_mean - self._mean[row]
+            self._steps[row] += new
+            self._mean[row] += change * (new / (before + new))
+            self._squares[row] += own_deviation.square() * new + change.square() * (before * new / (before + new))
+
+    def finish(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the files ``rows``, both (n, ...) float32."""
+        steps = torch.tensor([self._steps[row] for row in rows]).clamp(min=1)
+        shape = (-1, *(1,) * (self._mean.ndim - 1))
+        return self._mean[list(rows)], (self._squares[list(rows)] / steps.view(shape)).sqrt()
+
+
+class _Frequencies:
+    """Weighted means of each file's windows, (num_files, X) float32."""
 
     def __init__(self, num_files: int) -> None:
         self._weights = torch.zeros(num_files, 1)
         self._sums = torch.zeros(num_files, 0)
 
     def add(self, group: Iterable[Window], weights: Tensor, values: Tensor) -> None:
-        """Values (B, D) of B windows, weights (B,)."""
+        """Values (B, X) of B windows, weights (B,)."""
         if self._sums.shape[1] == 0:
             self._sums = torch.zeros(len(self._weights), values.shape[1])
         index = torch.tensor([window.index for window in group])
@@ -151,35 +193,9 @@ class _Rows:
         self._weights.index_add_(0, index, column)
         self._sums.index_add_(0, index, values.float() * column)
 
-    def finish(self) -> Tensor:
-        """The means; rows without windows are 0."""
-        return self._sums / self._weights.clamp(min=1)
-
-
-class _LogMel:
-    """Mean and deviation of every band over a file's frames, its windows merged as by Chan, Golub and LeVeque (1979)."""
-
-    def __init__(self, num_files: int) -> None:
-        self._frames = [0] * num_files
-        self._mean = self._squares = torch.zeros(num_files, 0)
-
-    def add(self, group: Iterable[Window]) -> None:
-        """Merge windows, all frames of which are valid."""
-        for window in group:
-            fbank = window.inputs[0, :, :, 0]
-            mean, deviation = log_mel_statistics(fbank).chunk(2)
-            if self._mean.shape[1] == 0:
-                self._mean, self._squares = (torch.zeros(len(self._frames), len(mean)) for _ in range(2))
-            row, before, new = window.index, self._frames[window.index], len(fbank)
-            step = mean - self._mean[row]
-            self._frames[row] += new
-            self._mean[row] += step * (new / (before + new))
-            self._squares[row] += deviation.square() * new + step.square() * (before * new / (before + new))
-
-    def finish(self) -> Tensor:
-        """(num_files, 2F): means, then deviations."""
-        frames = torch.tensor(self._frames).clamp(min=1)[:, None]
-        return torch.cat([self._mean, (self._squares / frames).sqrt()], dim=1)
+    def finish(self, rows: Sequence[int]) -> Tensor:
+        """The means of the files ``rows``, (n, X)."""
+        return (self._sums / self._weights.clamp(min=1))[list(rows)]
 
 
 class _Codes:
@@ -191,7 +207,7 @@ class _Codes:
         self._sample: list[Tensor] = []
         self._seen = 0
         self._random = np.random.Generator(np.random.PCG64(derive_seed(seed, "code windows")))
-        self.bags = _Rows(num_files)
+        self.bags = _Frequencies(num_files)
 
     @classmethod
     def of(cls, model: Model, num_files: int, seed: int) -> _Codes | None:

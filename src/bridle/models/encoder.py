@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,15 +92,34 @@ class Encoder(nn.Module):
         Returns:
             ``summary`` (B', D) and ``patches`` (B', V, D), B' = rows of the subset.
         """
+        return self.at_layers(patches, subset, (self.config.depth,))[0]
+
+    def at_layers(self, patches: Patches, subset: Subset, layers: Sequence[int]) -> tuple[Features, ...]:
+        """Like :meth:`forward`, with the output of each of ``layers``, from one pass.
+
+        Args:
+            patches: (B, N, P) with their grid.
+            subset: as for :meth:`forward`.
+            layers: numbers of blocks, 1 to ``depth``. The last block's output has passed the final norm, others have not.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        for layer in layers:
+            if not 1 <= layer <= self.config.depth:
+                raise ConfigError(f"layer {layer} does not exist; the encoder has layers 1 to {self.config.depth}")
         tokens = self.embed(subset.gather(patches.values))
         # Positions are float32: under autocast the sum of all blocks stays float32, and small updates are not lost.
         tokens = tokens + self._positions(patches.grid, subset, tokens.device)
         x = torch.cat([self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
         allowed = key_mask(subset.valid, extra=1)
-        for block in self.blocks:
+        kept: dict[int, Features] = {}
+        for number, block in enumerate(self.blocks[: max(layers, default=0)], 1):
             x = block(x, allowed)
-        x = self.norm(x)
-        return Features(x[:, 0], x[:, 1:])
+            if number in layers:
+                out = self.norm(x) if number == self.config.depth else x
+                kept[number] = Features(out[:, 0], out[:, 1:])
+        return tuple(kept[layer] for layer in layers)
 
     def _positions(self, grid: PatchGrid, subset: Subset, device: torch.device) -> Tensor:
         positions = sine_cosine(grid, self.config.width, self.config.axes, device)

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from bridle.distributed import all_reduce_sum
 from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
 from bridle.models.encoder import Encoder, EncoderConfig, key_mask
@@ -44,15 +45,32 @@ class ColdStartConfig:
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """Size of the estimator. ``heads`` must divide ``width``."""
+    """Size of the estimator and what it estimates.
+
+    Attributes:
+        width: of its blocks.
+        depth: number of blocks.
+        heads: attention heads; must divide ``width``.
+        target: ``standardised``: the encoder's features, each dimension to zero mean and unit deviation over all patches;
+            ``plain``: as they are. Features share a large mean, which a constant estimates well: on plain targets the
+            loss starts near its end and the codes need to tell little.
+        target_decay: of the moving averages of that mean and deviation, per step, in [0, 1).
+
+    Raises:
+        ConfigError: a value out of range.
+    """
 
     width: int = 192
     depth: int = 3
     heads: int = 3
+    target: Literal["standardised", "plain"] = "standardised"
+    target_decay: float = 0.9
 
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads:
             raise ConfigError(f"estimator.heads={self.heads} must divide estimator.width={self.width}, all sizes 1 or more")
+        if not 0 <= self.target_decay < 1:
+            raise ConfigError(f"estimator.target_decay={self.target_decay} must be in [0, 1), e.g. 0.9")
 
 
 class CodeSource(Protocol):
@@ -150,6 +168,8 @@ class Tokenizer(nn.Module):
 class Estimator(nn.Module):
     """From quantized vectors back to the encoder's features of the unmasked clip; trains the tokenizer only.
 
+    It also knows the scale of those features, by moving averages that are equal on all ranks: see :meth:`target`.
+
     Args:
         config: its size.
         code_dim: C.
@@ -157,10 +177,17 @@ class Estimator(nn.Module):
         axes: the axes that have a position.
     """
 
+    target_mean: Tensor
+    target_square: Tensor
+    target_updates: Tensor
+
     def __init__(self, config: EstimatorConfig, code_dim: int, encoder_width: int, axes: tuple[Axis, ...]) -> None:
         super().__init__()
         self.config = config
         self.axes = axes
+        self.register_buffer("target_mean", torch.zeros(encoder_width))
+        self.register_buffer("target_square", torch.ones(encoder_width))
+        self.register_buffer("target_updates", torch.zeros((), dtype=torch.int64))
         self.embed = nn.Linear(code_dim, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, 4.0) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
@@ -175,3 +202,33 @@ class Estimator(nn.Module):
         for block in self.blocks:
             x = block(x, allowed)
         return self.out(self.norm(x))  # type: ignore[no-any-return]
+
+    def target(self, features: Tensor) -> Tensor:
+        """What :meth:`forward` is to estimate of the encoder's features (..., D): (..., D) float32."""
+        if self.config.target == "plain":
+            return features.float()
+        variance = (self.target_square - self.target_mean.square()).clamp_min(1e-8)
+        return (features.float() - self.target_mean) * variance.rsqrt()
+
+    @staticmethod
+    def statistics(features: Tensor) -> Tensor:
+        """Features (n, D) -> packed (2D + 1,) float32 for :meth:`update`: sums, sums of squares, n."""
+        rows = features.detach().float()
+        return torch.cat([rows.sum(0), rows.square().sum(0), rows.new_full((1,), len(rows))])
+
+    @torch.no_grad()
+    def update(self, statistics: Tensor) -> None:
+        """Move the averages that :meth:`target` uses; nothing in eval mode. All ranks call it together.
+
+        Args:
+            statistics: this rank's, added over its micro-batches. Those that are not finite change nothing on any rank.
+        """
+        if not self.training:
+            return
+        packed = all_reduce_sum(statistics.clone())
+        mean, square = (packed[:-1] / packed[-1].clamp(min=1.0)).chunk(2)
+        sound = packed.isfinite().all() & (packed[-1] > 0)
+        decay = torch.where(self.target_updates > 0, self.config.target_decay, 0.0)
+        for buffer, new in ((self.target_mean, mean), (self.target_square, square)):
+            buffer.copy_(torch.where(sound, decay * buffer + (1 - decay) * new, buffer))
+        self.target_updates += sound.long()

@@ -18,7 +18,7 @@ from bridle.objectives.view import grid_of, whole_view
 
 
 class TokenizerDistillation(Objective):
-    """``1 - cos(stop_grad(Encoder(x)), Estimator(z_q))`` over all tokens, plus commitment (method.md, eq. 2).
+    """``1 - cos(stop_grad(standardised Encoder(x)), Estimator(z_q))`` over all tokens, plus commitment (method.md, eq. 2).
 
     Args:
         encoder: frozen; sees every patch.
@@ -39,8 +39,9 @@ class TokenizerDistillation(Objective):
             target = self.encoder(view.patches, view.every).patches
         quantized = self.tokenizer.quantizer(view.pick(self.tokenizer.vectors(view.patches, view.every)))
         estimate = self.estimator(view.spread(quantized.vectors), view.patches.grid, view.every)
-        losses = {"feature": cosine_distance(estimate, target, view.every.valid), "commitment": quantized.commitment}
-        return StepOutput(losses, {}, {"tokenizer": quantized.statistics})
+        feature = cosine_distance(estimate, self.estimator.target(target), view.every.valid)
+        statistics = {"tokenizer": quantized.statistics, "target": self.estimator.statistics(view.pick(target))}
+        return StepOutput({"feature": feature, "commitment": quantized.commitment}, {}, statistics)
 
     def counts(self, batch: Batch, step: int) -> dict[str, int]:
         """Valid patches."""
@@ -61,8 +62,9 @@ class TokenizerDistillation(Objective):
         fit_codebooks(self.tokenizer, batches, self.encoder.config.patch, seed)
 
     def update(self, statistics: dict[str, Tensor]) -> None:
-        """Moving averages and revival of the codebooks."""
+        """Moving averages and revival of the codebooks, moving averages of the features' scale."""
         self.tokenizer.quantizer.update(statistics["tokenizer"])
+        self.estimator.update(statistics["target"])
 
     def health(self) -> dict[str, Tensor]:
         """Per level: usage, perplexity / K, revived codes, residual energy."""
