@@ -25,7 +25,7 @@ PHASES = "cold:4steps, tokenizer:4steps, encoder:4steps, joint:4steps"
 
 def debug(**changes: object) -> RunConfig:
     config = dataclasses.replace(recipe("audio-debug"), phases=PHASES)
-    train = dataclasses.replace(config.train, batch_size=4, checkpoint_every=3, precision="fp32")
+    train = dataclasses.replace(config.train, batch_size=4, checkpoint_every_steps=3, precision="fp32")
     return dataclasses.replace(config, train=train, **changes)  # type: ignore[arg-type]
 
 
@@ -158,7 +158,7 @@ def test_machinery_may_change_on_resume_and_other_data_may_not(uninterrupted: Pa
     shutil.copytree(uninterrupted, run)
     shutil.copytree(tone_folder, data)
     config = debug()
-    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every=5, max_bad_fraction=0.5))
+    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every_steps=5, max_bad_fraction=0.5))
     assert pretrain(changed, [data], run, resume=True).finished
     assert RunFolder(run).read_config().train.max_bad_fraction == 0.5
     (data / "tone-0.wav").unlink()

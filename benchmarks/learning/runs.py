@@ -43,27 +43,35 @@ UNLABELLED = ("esc10/audio", "fsdd/audio", "grid_s1/audio")
 
 
 def train(config: RunConfig, data: Path, run: Path) -> float:
-    """Train the run to its end, resuming what is there; returns its wall-clock minutes over all calls."""
-    clock = run.parent / f"{run.name}.seconds"
-    seconds = float(clock.read_text()) if clock.exists() else 0.0
-    start = time.perf_counter()
-    outcome = pretrain(config, [data / part for part in UNLABELLED], run, resume=True)
-    if not outcome.finished:
-        raise SystemExit(f"{run} was asked to stop; run the same command again to go on")
-    seconds += time.perf_counter() - start
-    if not (run / "trained").exists():
-        clock.write_text(f"{seconds:.1f}")
-        (run / "trained").touch()
-    return float(clock.read_text()) / 60
+    """Train the run through ``config.phases``, resuming what is there; returns the wall-clock minutes of all calls so far.
+
+    A run whose recorded stages hold these phases is left as it is, also when it went on since.
+    """
+    record = run.parent / f"{run.name}.json"
+    kept = json.loads(record.read_text()) if record.exists() else {"seconds": 0.0, "stages": {}}
+    if config.phases not in kept["stages"]:
+        start = time.perf_counter()
+        outcome = pretrain(config, [data / part for part in UNLABELLED], run, resume=True)
+        kept["seconds"] += time.perf_counter() - start
+        if outcome.finished:
+            kept["stages"][config.phases] = kept["seconds"] / 60
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(kept))
+        if not outcome.finished:
+            raise SystemExit(f"{run} was asked to stop; run the same command again to go on")
+    return float(kept["stages"][config.phases])
 
 
-def probes(run: Path, data: Path, labelled: LabelledSet) -> dict[str, dict[str, float]]:
-    """Accuracy in percent by features and probe, kept beside the run."""
-    kept = run / f"probes-{labelled.name.replace(' ', '-').replace(',', '')}.json"
+def probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[str, dict[str, float]]:
+    """Accuracy in percent by features and probe of the run after ``phases``, kept beside the run."""
+    stage = phases.replace(":", "").replace(", ", "-")
+    kept = run / f"probes-{labelled.name.replace(' ', '-').replace(',', '')}-{stage}.json"
     if not kept.exists():
+        model = load(run)
+        if model.config.phases != phases:
+            raise SystemExit(f"{run} has gone on to {model.config.phases}; its features after {phases} were not kept")
         manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
-        evaluation = evaluate_run(load(run), manifest, labelled.columns)
-        kept.write_text(json.dumps(to_dict(evaluation)))
+        kept.write_text(json.dumps(to_dict(evaluate_run(model, manifest, labelled.columns))))
     rows = json.loads(kept.read_text())["rows"]
     return {row["features"]: {name: 100 * probe["accuracy"] for name, probe in row["probes"].items()} for row in rows}
 

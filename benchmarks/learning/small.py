@@ -30,7 +30,7 @@ def main() -> None:
         config = dataclasses.replace(recipe(arguments.recipe), seed=seed)
         minutes.append(train(config, arguments.data, run))
         for labelled in SETS:
-            for features, by_probe in probes(run, arguments.data, labelled).items():
+            for features, by_probe in probes(run, arguments.data, labelled, config.phases).items():
                 for probe, value in by_probe.items():
                     results.setdefault(labelled.name, {}).setdefault(features, {}).setdefault(probe, []).append(value)
     print(f"{arguments.recipe}, seeds {arguments.seeds}, minutes of pretraining {[round(m, 1) for m in minutes]}")

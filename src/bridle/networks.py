@@ -134,7 +134,7 @@ def build_objective(phase: Phase, networks: Networks, config: RunConfig) -> Obje
     assert networks.tokenizer is not None
     assert networks.estimator is not None
     distillation = TokenizerDistillation(encoder, networks.tokenizer, networks.estimator)
-    return Joint(codes, distillation, config.joint_weight, config.joint_every)
+    return Joint(codes, distillation, config.joint_weight, config.joint_every_steps)
 
 
 def start_tokenizer(networks: Networks, config: RunConfig) -> None:

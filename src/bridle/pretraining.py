@@ -307,13 +307,13 @@ class _Run:
             weights=self.networks.state_dict(),
             optimizer=optimizer,
             state=state,
-            keep=self.config.train.keep_checkpoints,
+            keep=self.config.train.num_checkpoints,
             metadata={"fingerprint": model_fingerprint(self.config, self.networks.state_dict())},
         )
 
     def should_stop(self, step: int) -> bool:
         """True once any rank got a signal; ranks talk about it only when a line is logged."""
-        if distributed.is_active() and step % self.config.train.log_every:
+        if distributed.is_active() and step % self.config.train.log_every_steps:
             return False
         return distributed.any_rank(self.stop.signal != 0, self.device)
 

@@ -43,7 +43,7 @@ class RunConfig:
         estimator: what the tokenizer phase is trained through.
         level_weights: weight of each level in the encoder's loss; empty for 1 each.
         joint_weight: weight of the tokenizer's losses in a joint phase.
-        joint_every: steps from one tokenizer loss to the next in a joint phase.
+        joint_every_steps: steps from one tokenizer loss to the next in a joint phase.
         tokenizer_start: weights of the tokenizer's ViT when its first tokenizer phase begins: the ``encoder``'s, or ``random``.
         fresh_predictor: start every encoder phase after the first with a new predictor; False renews only its head.
         encoder_optim: optimiser of cold, encoder, joint and patches phases.
@@ -67,7 +67,7 @@ class RunConfig:
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
     level_weights: tuple[float, ...] = ()
     joint_weight: float = 0.2
-    joint_every: int = 4
+    joint_every_steps: int = 4
     tokenizer_start: Literal["encoder", "random"] = "encoder"
     fresh_predictor: bool = True
     encoder_optim: OptimConfig = field(default_factory=OptimConfig)

@@ -45,10 +45,10 @@ def stream(start: int) -> Iterator[Batch]:
 
 def test_accumulation_changes_memory_not_the_result() -> None:
     weights = []
-    for accumulate in (1, 2, 5):
+    for num_micro_batches in (1, 2, 5):
         objective = Parts().masked_codes(MASKS)
         optimizer = build_adamw(objective, OptimConfig())
-        config = TrainConfig(accumulate=accumulate, precision="fp32")
+        config = TrainConfig(num_micro_batches=num_micro_batches, precision="fp32")
         result = train_step(objective, objective, optimizer, next(stream(0)), 0, 1.0, config)
         gradients = torch.cat([p.grad.flatten() for p in objective.parameters() if p.grad is not None])
         weights.append((gradients, result.values["code/0"]))
@@ -97,7 +97,7 @@ def test_too_many_skipped_steps_stop_the_run() -> None:
 
     objective = Parts().masked_codes(MASKS)
     optimizer = build_adamw(objective, OptimConfig())
-    config = TrainConfig(precision="fp32", log_every=1, max_skipped_in_a_row=3)
+    config = TrainConfig(precision="fp32", log_every_steps=1, max_skipped_in_a_row=3)
     with pytest.raises(TrainingError, match=r"3 steps in a row up to step 3 .*max_skipped_in_a_row"):
         train_phase(PhaseSpec("x", 10, OptimConfig()), objective, optimizer, poisoned, Recorder(), config)
 
@@ -106,7 +106,7 @@ def test_a_phase_logs_and_saves_when_due_and_learns() -> None:
     objective = Parts().masked_codes(MASKS)
     optimizer = build_adamw(objective, OptimConfig(lr=3e-3))
     recorder = Recorder()
-    config = TrainConfig(precision="fp32", log_every=7, checkpoint_every=20)
+    config = TrainConfig(precision="fp32", log_every_steps=7, checkpoint_every_steps=20)
 
     def same(start: int) -> Iterator[Batch]:
         return (batch(16, 16, 12, 9, 7, seed=0) for _ in range(start, 1000))
@@ -123,7 +123,7 @@ def test_a_phase_stops_with_a_checkpoint_when_asked() -> None:
     objective = Parts().masked_codes(MASKS)
     recorder = Recorder(stop_at=3)
     optimizer = build_adamw(objective, OptimConfig())
-    config = TrainConfig(precision="fp32", log_every=100, checkpoint_every=100)
+    config = TrainConfig(precision="fp32", log_every_steps=100, checkpoint_every_steps=100)
     assert not train_phase(PhaseSpec("x", 10, OptimConfig()), objective, optimizer, stream, recorder, config)
     assert recorder.checkpoints == [3]
 

@@ -95,7 +95,7 @@ def make_plan(manifest: Manifest, config: RunConfig) -> Plan:
         cache_limit_bytes=round(config.audio.cache_gigabytes * 1e9),
         cacheable_clips=int(cacheable.sum()),
         checkpoint_bytes=weights + optimizer,
-        disk_bytes=(weights + optimizer) * (config.train.keep_checkpoints + 1),
+        disk_bytes=(weights + optimizer) * (config.train.num_checkpoints + 1),
     )
 
 

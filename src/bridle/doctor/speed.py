@@ -164,7 +164,7 @@ def _time_steps(objective: Objective, optim: OptimConfig, config: RunConfig, pha
         result = train_step(objective, objective, optimizer, batch, step, optim.clip_norm, config.train)
         float(result.skipped)  # waits for the device
         times.append(time.perf_counter() - start)
-    every = config.joint_every if phase.kind == "joint" else 2
+    every = config.joint_every_steps if phase.kind == "joint" else 2
     return times[1] / every + times[2] * (1 - 1 / every)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -28,19 +28,24 @@ class ColdStartConfig:
             normalisation only.
         smooth: after normalising, a patch is averaged over cells of ``smooth`` x ``smooth`` units of time and height,
             so that codes tell its coarse shape and not its noise; 1 keeps every value. Must divide the patch.
+        code_dim: width of the random projection; None for the quantizer's ``code_dim``. A trained tokenizer can do with
+            few dimensions, a random one keeps of a patch only what its dimensions hold.
         seed: of the random projection.
 
     Raises:
-        ConfigError: ``smooth`` below 1.
+        ConfigError: ``smooth`` or ``code_dim`` below 1.
     """
 
     normalise: Literal["patch", "set"] = "patch"
     smooth: int = 1
+    code_dim: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.smooth < 1:
             raise ConfigError(f"cold_start.smooth={self.smooth} must be 1 or more")
+        if self.code_dim is not None and self.code_dim < 1:
+            raise ConfigError(f"cold_start.code_dim={self.code_dim} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,9 @@ class RandomTokenizer(nn.Module):
     The projection is orthogonal, so that distances between patches survive it as well as ``code_dim`` allows.
 
     Args:
-        config: normalisation, smoothing and seed.
+        config: normalisation, smoothing, width and seed of the projection.
         encoder: gives the patch and its channels.
-        quantizer: its quantizer; ``code_dim`` is the width of the projection.
+        quantizer: its quantizer, of the projection's width.
 
     Raises:
         ConfigError: ``smooth`` does not divide the patch.
@@ -105,6 +110,7 @@ class RandomTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.cell = (encoder.channels, *encoder.patch)
+        quantizer = replace(quantizer, code_dim=config.code_dim or quantizer.code_dim)
         if encoder.patch[0] % config.smooth or encoder.patch[1] % config.smooth:
             raise ConfigError(f"cold_start.smooth={config.smooth} must divide encoder.patch={encoder.patch} in time and height")
         patch_values = encoder.patch_values // config.smooth**2

@@ -91,7 +91,7 @@ class Joint(Objective):
     def __init__(self, codes: MaskedCodes, distillation: TokenizerDistillation, weight: float = 0.2, every: int = 4) -> None:
         super().__init__()
         if every < 1:
-            raise ConfigError(f"joint_every={every} must be 1 or more")
+            raise ConfigError(f"joint_every_steps={every} must be 1 or more")
         self.codes, self.distillation = codes, distillation
         self.weight, self.every = weight, every
         codes.encoder.requires_grad_(True)

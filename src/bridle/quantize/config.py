@@ -16,7 +16,8 @@ class QuantizerConfig:
         num_codebooks: R, levels; 1 is plain vector quantization.
         codebook_size: K, entries per level.
         code_dim: C, dimension of the vectors.
-        decay: of the codebooks' exponential moving averages, per update, in [0, 1).
+        decay: of the codebooks' exponential moving averages, per update, in [0, 1). It also sets how soon a code that
+            is no longer chosen is noticed: after 22 updates with 0.9 and ``revive_below`` 0.1, after 230 with 0.99.
         commitment_weight: weight of the commitment in the tokenizer's loss; ``forward`` returns it unweighted.
         revive_below: a code is revived when its EMA usage falls under this fraction of the uniform usage 1/K, so the
             threshold does not depend on the batch size; in [0, 0.5], 0 = never.
@@ -32,7 +33,7 @@ class QuantizerConfig:
     num_codebooks: int = 4
     codebook_size: int = 256
     code_dim: int = 256
-    decay: float = 0.99
+    decay: float = 0.9
     commitment_weight: float = 0.25
     revive_below: float = 0.1
     init_sample: int = 65536
@@ -44,7 +45,7 @@ class QuantizerConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.decay < 1:
-            raise ConfigError(f"decay is {self.decay}; it must be in [0, 1), e.g. 0.99")
+            raise ConfigError(f"decay is {self.decay}; it must be in [0, 1), e.g. 0.9")
         if not 0 <= self.commitment_weight < float("inf"):
             raise ConfigError(f"commitment_weight is {self.commitment_weight}; it must be finite, not negative, e.g. 0.25")
         if not 0 <= self.revive_below <= 0.5:

@@ -54,7 +54,7 @@ def audio_base() -> RunConfig:
         estimator=EstimatorConfig(width=768, depth=3, heads=12),
         encoder_optim=OptimConfig(lr=5e-4, weight_decay=1e-4, warmup_ratio=10 / 140),
         tokenizer_optim=OptimConfig(lr=2e-4, weight_decay=1e-4, warmup_ratio=2 / 31),
-        train=TrainConfig(batch_size=1024, num_workers=8, checkpoint_every=1000),
+        train=TrainConfig(batch_size=1024, num_workers=8, checkpoint_every_steps=1000),
     )
 
 

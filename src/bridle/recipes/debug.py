@@ -30,5 +30,5 @@ def audio_debug() -> RunConfig:
         estimator=EstimatorConfig(width=32, depth=1, heads=2),
         encoder_optim=OptimConfig(lr=1e-3),
         tokenizer_optim=OptimConfig(lr=1e-3),
-        train=TrainConfig(batch_size=8, log_every=1, checkpoint_every=4),
+        train=TrainConfig(batch_size=8, log_every_steps=1, checkpoint_every_steps=4),
     )

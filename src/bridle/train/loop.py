@@ -33,12 +33,12 @@ class TrainConfig:
 
     Attributes:
         batch_size: clips of full crop length in a global batch; a batch of shorter clips holds more of them.
-        accumulate: micro-batches that a process cuts its share of a batch into; changes memory, not the result.
+        num_micro_batches: micro-batches that a process cuts its share of a batch into; changes memory, not the result.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the device has bf16 arithmetic.
         num_workers: loader processes; 0 loads in the training process.
-        log_every: steps from one logged line to the next.
-        checkpoint_every: steps from one checkpoint to the next; one is also written at the end of each phase.
-        keep_checkpoints: newest checkpoints that are kept.
+        log_every_steps: steps from one logged line to the next.
+        checkpoint_every_steps: steps from one checkpoint to the next; one is also written at the end of each phase.
+        num_checkpoints: newest checkpoints that are kept.
         max_bad_fraction: share of unreadable files above which the run stops.
         max_bad_in_a_row: unreadable files in a row that stop the run.
         max_skipped_in_a_row: steps in a row with non-finite gradients that stop the run.
@@ -48,18 +48,18 @@ class TrainConfig:
     """
 
     batch_size: int = 64
-    accumulate: int = 1
+    num_micro_batches: int = 1
     precision: Precision = "auto"
     num_workers: int = 0
-    log_every: int = 10
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 500
+    num_checkpoints: int = 2
     max_bad_fraction: float = 0.01
     max_bad_in_a_row: int = 100
     max_skipped_in_a_row: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("batch_size", "num_micro_batches", "log_every_steps", "checkpoint_every_steps", "num_checkpoints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be 1 or more")
         if self.num_workers < 0:
@@ -102,7 +102,7 @@ class Watcher(Protocol):
         """After every step; cheap."""
 
     def log(self, step: int, values: dict[str, Tensor]) -> None:
-        """Every ``log_every`` steps, on all ranks, with values still on the device. May raise to stop the run."""
+        """Every ``log_every_steps`` steps, on all ranks, with values still on the device. May raise to stop the run."""
 
     def checkpoint(self, step: int, optimizer: Optimizer) -> None:
         """When a checkpoint is due."""
@@ -155,7 +155,7 @@ def train_phase(
         done = step + 1
         watcher.step_done(done, batch)
         stop = watcher.should_stop(done)
-        if is_due(done, config.log_every, spec.total_steps):
+        if is_due(done, config.log_every_steps, spec.total_steps):
             values = {**result.values, **objective.health(), "lr": torch.tensor(optimizer.param_groups[0]["lr"])}
             try:
                 watcher.log(done, values)
@@ -163,7 +163,7 @@ def train_phase(
             except BridleError:
                 watcher.checkpoint(done, optimizer)  # what stops the run must not cost the steps since the last one
                 raise
-        if is_due(done, config.checkpoint_every, spec.total_steps) or stop:
+        if is_due(done, config.checkpoint_every_steps, spec.total_steps) or stop:
             watcher.checkpoint(done, optimizer)
         if stop and done < spec.total_steps:
             return False
@@ -185,7 +185,7 @@ def train_step(
     divided. A non-finite gradient norm skips the step on the device: weights and optimiser state stay as they were.
     """
     device = batch.inputs.device
-    micro = batch.split(config.accumulate)
+    micro = batch.split(config.num_micro_batches)
     counts = _global_counts(objective, micro, step)
     weights = objective.weights()
     optimizer.zero_grad(set_to_none=True)
