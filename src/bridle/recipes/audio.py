@@ -6,7 +6,7 @@ from bridle.data.audio import AudioConfig
 from bridle.masking import MaskConfig
 from bridle.models.encoder import SIZES, EncoderConfig
 from bridle.models.predictor import PredictorConfig
-from bridle.models.tokenizer import EstimatorConfig
+from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig
 from bridle.optim.groups import OptimConfig
 from bridle.quantize import QuantizerConfig
 from bridle.run import RunConfig
@@ -23,12 +23,13 @@ def audio_small() -> RunConfig:
     """
     return RunConfig(
         recipe="audio-small",
-        phases="cold:7500steps",
+        phases="cold:7500steps, tokenizer:300steps",
         audio=AudioConfig(crop_seconds=5.0),
         encoder=EncoderConfig(width=128, depth=4, heads=4),
         predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
         masks=MaskConfig(mask_ratio=0.8, predict_ratio=0.5),
-        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=256),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=32),
+        cold_start=ColdStartConfig(code_dim=256),
         estimator=EstimatorConfig(width=128, depth=2, heads=4),
         encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
         tokenizer_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
