@@ -14,7 +14,9 @@ import torch
 
 from bridle.config import to_dict
 from bridle.data.manifest import read_manifest
-from bridle.eval.evaluate import Columns, evaluate_run
+from bridle.eval.evaluate import RUN, Columns, evaluate_run
+from bridle.eval.features import collect_features
+from bridle.eval.protocol import FeatureSet, evaluate, knn_probe, linear_probe
 from bridle.inference import load
 from bridle.pretraining import pretrain
 from bridle.run import RunConfig
@@ -74,6 +76,20 @@ def probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[st
         kept.write_text(json.dumps(to_dict(evaluate_run(model, manifest, labelled.columns))))
     rows = json.loads(kept.read_text())["rows"]
     return {row["features"]: {name: 100 * probe["accuracy"] for name, probe in row["probes"].items()} for row in rows}
+
+
+def own_probes(run: Path, data: Path, labelled: LabelledSet) -> dict[str, float]:
+    """Accuracy in percent of the run's features alone, by probe, kept beside the run."""
+    kept = run / f"own-{labelled.name.replace(' ', '-').replace(',', '')}.json"
+    if not kept.exists():
+        manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
+        collected = collect_features({RUN: load(run)}, manifest)
+        cells = {role: manifest.columns[column] for role, column in labelled.columns.named.items()}
+        features = FeatureSet(collected.features[RUN], cells["label"], cells.get("fold"), cells.get("split"))
+        accuracies = {probe.name: 100 * evaluate(features, probe).accuracy for probe in (knn_probe(), linear_probe())}
+        kept.write_text(json.dumps(accuracies))
+    found: dict[str, float] = json.loads(kept.read_text())
+    return found
 
 
 def mean_interval(values: list[float]) -> tuple[float, float]:

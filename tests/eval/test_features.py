@@ -11,9 +11,10 @@ from bridle.data.manifest import Manifest, read_manifest
 from bridle.errors import ConfigError, DataError, DecodeError, QuantizerError
 from bridle.eval import features
 from bridle.eval.baseline import log_mel_statistics
-from bridle.eval.codes import bag_of_codes, code_report
+from bridle.eval.codes import bag_of_codes, code_report, label_churn
 from bridle.eval.features import BAG_OF_CODES, LOG_MEL, collect_features, default_layers
 from bridle.inference import load, random_model
+from bridle.objectives.view import whole_view
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,13 @@ def test_bags_and_statistics_are_those_of_the_codes(model, manifest, collected):
     positions = torch.cat([torch.arange(len(found.codes)) for found in windows])
     assert collected.codes.report == code_report(torch.cat(codes), positions, 16)
     assert collected.codes.tokenizer == "trained"
+    cold, before = model.networks.cold, []
+    for window in model.windows(manifest.entries, []):
+        view = whole_view(model._collate([window]), model.config.encoder.patch)
+        before.append(cold.quantizer.encode(view.pick(cold.vectors(view.patches, view.every))))
+    pairs = zip(torch.cat(before).unbind(1), torch.cat(codes).unbind(1), strict=True)
+    assert collected.codes.churn == pytest.approx([label_churn(old, new) for old, new in pairs], abs=1e-9)
+    assert 0 < min(collected.codes.churn) < 1
 
 
 def test_residual_is_the_energy_left_after_each_level(model, manifest, monkeypatch):

@@ -17,7 +17,7 @@ from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, QuantizerError
 from bridle.eval.baseline import log_mel_statistics
-from bridle.eval.codes import CodeReport, bag_of_codes, code_report
+from bridle.eval.codes import CodeReport, bag_of_codes, code_report, label_churn
 from bridle.inference import Model, Window
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.nn.pooling import Pooling, pool_moments, time_moments
@@ -38,11 +38,14 @@ class CodeStatistics:
         tokenizer: ``trained``, or ``cold start`` when no tokenizer phase was run.
         residual: share of the vectors' energy left after each level, over all clips.
         report: usage and shared information of up to ``CODE_WINDOWS`` windows.
+        churn: of each level, :func:`bridle.eval.codes.label_churn` between the cold start's codes of the same patches and
+            these; empty for a tokenizer that is the cold start's, or has no cold start.
     """
 
     tokenizer: str
     residual: tuple[float, ...]
     report: CodeReport
+    churn: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,11 @@ class _Codes:
 
     def __init__(self, model: Model, tokenizer: Tokenizer | RandomTokenizer, num_files: int, seed: int) -> None:
         self._model, self._tokenizer = model, tokenizer
+        cold = model.networks.cold
+        started = isinstance(tokenizer, Tokenizer) and cold is not None and bool(cold.quantizer.fitted)
+        self._before = cold if started else None
         self._energies = torch.zeros(tokenizer.quantizer.config.num_codebooks + 1, dtype=torch.float64)
-        self._sample: list[Tensor] = []
+        self._sample: list[tuple[Tensor, Tensor]] = []
         self._seen = 0
         self._random = np.random.Generator(np.random.PCG64(derive_seed(seed, "code windows")))
         self.bags = _Frequencies(num_files)
@@ -228,10 +234,14 @@ class _Codes:
         # Squared, a bag holds frequencies, which may be averaged over the windows of a file.
         frequencies = torch.stack([bag_of_codes(row, config.quantizer.codebook_size).square() for row in codes])
         self.bags.add(group, view.steps, frequencies)
-        for row in codes:
+        before = codes
+        if self._before is not None:
+            vectors = view.pick(self._before.vectors(view.patches, view.every))
+            before = self._before.quantizer.encode(vectors).cpu().split(counts)  # type: ignore[no-untyped-call]
+        for row in zip(codes, before, strict=True):
             self._keep(row)
 
-    def _keep(self, codes: Tensor) -> None:
+    def _keep(self, codes: tuple[Tensor, Tensor]) -> None:
         """Reservoir sampling (Vitter 1985): every window seen so far is in the sample with equal probability."""
         self._seen += 1
         if len(self._sample) < CODE_WINDOWS:
@@ -244,7 +254,10 @@ class _Codes:
         energies = self._energies.tolist()
         if not math.isfinite(sum(energies)):
             raise QuantizerError("the tokenizer gives vectors that are not finite on these clips; take an earlier checkpoint")
-        positions = torch.cat([torch.arange(len(codes)) for codes in self._sample])
-        report = code_report(torch.cat(self._sample), positions, self._model.config.quantizer.codebook_size)
+        positions = torch.cat([torch.arange(len(codes)) for codes, _ in self._sample])
+        codes, before = (torch.cat(side) for side in zip(*self._sample, strict=True))
+        report = code_report(codes, positions, self._model.config.quantizer.codebook_size)
         kind = "cold start" if isinstance(self._tokenizer, RandomTokenizer) else "trained"
-        return CodeStatistics(kind, tuple(left / max(energies[0], 1e-30) for left in energies[1:]), report)
+        churn = [label_churn(old, new) for old, new in zip(before.unbind(1), codes.unbind(1), strict=True)]
+        residual = tuple(left / max(energies[0], 1e-30) for left in energies[1:])
+        return CodeStatistics(kind, residual, report, () if self._before is None else tuple(churn))
