@@ -10,12 +10,11 @@ from typing import Annotated
 
 import tyro
 from rich.console import RenderableType
-from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
 from bridle.commands.arguments import Data, JsonFile, parse, write_json
-from bridle.commands.display import console, progress, table
+from bridle.commands.display import console, stages, table
 from bridle.config import to_dict
 from bridle.doctor.report import Files, Report, examine
 from bridle.doctor.speed import Speed
@@ -53,14 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle doctor", _DESCRIPTION)
     config = recipe(parsed.recipe)
-    with progress("") as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def on_progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-
+    with stages() as on_progress:
         report = examine(
             parsed.data,
             config,

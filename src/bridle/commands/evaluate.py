@@ -11,12 +11,11 @@ from typing import Annotated
 import tyro
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
 from bridle.commands.arguments import JsonFile, Run, parse, write_json
-from bridle.commands.display import console, progress, table
+from bridle.commands.display import console, stages, table
 from bridle.commands.writing import Device
 from bridle.config import to_dict
 from bridle.data.manifest import read_manifest
@@ -73,14 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     columns = Columns(parsed.label, parsed.fold, parsed.split, parsed.group)
     model = load(parsed.run, None if parsed.device == "auto" else parsed.device)
     manifest = read_manifest(parsed.manifest, path_column=parsed.path)
-    with progress("") as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def on_progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-
+    with stages() as on_progress:
         evaluation = evaluate_run(
             model, manifest, columns, layers=parsed.layers or None, seed=parsed.seed, on_progress=on_progress
         )

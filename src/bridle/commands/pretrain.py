@@ -33,6 +33,8 @@ examples:
   bridle pretrain audio-debug --data recordings/ --out runs/debug
   bridle pretrain audio-small --data recordings/ more/ --out runs/small --phases "cold:30, tokenizer:10, encoder:60"
   bridle pretrain audio-small --data recordings/ --out runs/small --resume
+  bridle pretrain audio-small --data recordings/ --out runs/small --resume \\
+      --phases "cold:30, tokenizer:10, encoder:60, tokenizer:10"    # add phases to a run that is done
   torchrun --nproc-per-node 2 -m bridle pretrain audio-small --data recordings/ --out runs/two
 """
 
