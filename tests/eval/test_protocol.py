@@ -12,8 +12,10 @@ from scipy import stats
 from bridle.config import to_dict
 from bridle.errors import DataError
 from bridle.eval.knn import knn_predictions
+from bridle.eval.linear_probe import linear_predictions
 from bridle.eval.protocol import (
     FeatureSet,
+    Probe,
     Split,
     choose_splits,
     evaluate,
@@ -300,3 +302,25 @@ def test_training_parts_of_one_class_are_errors():
 def test_inner_splits_of_a_training_part_of_one_clip_are_an_error():
     with pytest.raises(DataError, match="1 splits of 1"):
         inner_splits(feature_set(), Split("x", np.array([3]), np.arange(4, 100)))
+
+
+def test_ranking_trains_on_few_clips_and_the_chosen_probe_on_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = [str(i % 3) for i in range(240)]
+    rows = torch.randn(240, 6, generator=generator) + torch.tensor([int(label) for label in labels])[:, None]
+    seen: dict[str, list[int]] = {"select": [], "predict": []}
+
+    def record(kind: str):
+        def predict(train, labels, queries, grid):
+            seen[kind].append(len(train))
+            return linear_predictions(train, labels, queries, grid)
+
+        return predict
+
+    probe = Probe("linear", (0.1, 1.0), record("predict"), record("select"), num_ranking=50)
+    features = FeatureSet({"clip": rows}, labels)
+    result = evaluate(features, probe)
+    assert set(seen["select"]) == {50}
+    assert seen["predict"] == [split.num_train for split in result.splits] == [192] * 5
+    assert evaluate(features, probe) == result
+    assert result.accuracy > 0.5
