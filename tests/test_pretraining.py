@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from bridle.errors import ConfigError, DataError, RunError
@@ -177,6 +179,32 @@ def test_half_written_and_foreign_runs_are_explained(uninterrupted: Path, tone_f
         (checkpoint / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(RunError):
         pretrain(debug(), [tone_folder], run, resume=True)
+
+
+@pytest.mark.slow
+def test_the_paper_scale_recipe_takes_a_step_of_every_phase(tone_folder: Path, tmp_path: Path) -> None:
+    """ViT-B with a 16-deep windowed predictor on clips of 10 s; the batch is small, nothing else is."""
+    config = recipe("audio-base")
+    config = dataclasses.replace(
+        config,
+        phases="cold:1steps, tokenizer:1steps, encoder:1steps",
+        quantizer=dataclasses.replace(config.quantizer, init_sample=512, kmeans_steps=1),
+        train=dataclasses.replace(config.train, batch_size=2, num_workers=0, log_every_steps=1),
+    )
+    folder = tmp_path / "long"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(2):
+        noise = 0.1 * torch.randn(11 * 16000, generator=generator)
+        soundfile.write(folder / f"{number}.wav", noise.numpy(), 16000)
+    assert pretrain(config, [folder], tmp_path / "run").finished
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["phase"] for line in lines] == ["1-cold", "2-tokenizer", "3-encoder"]
+    for line in lines:
+        assert 0 < line["gradient_norm"] < float("inf") and line["skipped"] == 0
+    assert lines[0]["code/0"] == pytest.approx(math.log(256), abs=0.3)
+    model = load(tmp_path / "run")
+    assert model.features(folder / "0.wav").shape == (69, 8, 768)
 
 
 def test_a_codebook_larger_than_the_sample_is_explained(tone_folder: Path, tmp_path: Path) -> None:
