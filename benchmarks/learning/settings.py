@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,11 @@ def part(name: str, **changes: Any) -> Callable[[RunConfig], RunConfig]:
     return lambda config: dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **changes)})
 
 
+def both(*changes: Callable[[RunConfig], RunConfig]) -> Callable[[RunConfig], RunConfig]:
+    """One change after the other."""
+    return lambda config: functools.reduce(lambda changed, change: change(changed), changes, config)
+
+
 def top(**changes: Any) -> Callable[[RunConfig], RunConfig]:
     """A change of settings of the configuration itself."""
     return lambda config: dataclasses.replace(config, **changes)
@@ -37,6 +43,7 @@ VARIANTS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "cold start smoothed to 4 x 4 cells": part("cold_start", smooth=4),
     "cold start normalised by the set": part("cold_start", normalise="set"),
     "a quarter of the hidden patches predicted": part("masks", predict_ratio=0.25),
+    "a quarter predicted, predictor 4 deep": both(part("masks", predict_ratio=0.25), part("predictor", depth=4)),
     "all hidden patches predicted": part("masks", predict_ratio=1.0),
     "mask ratio 0.7": part("masks", mask_ratio=0.7),
     "inverse block masks": part("masks", kind="block"),

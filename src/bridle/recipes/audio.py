@@ -30,7 +30,7 @@ def audio_small() -> RunConfig:
         encoder=EncoderConfig(width=128, depth=4, heads=4),
         predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
         masks=MaskConfig(mask_ratio=0.8, predict_ratio=0.5),
-        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=16),
+        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=8),
         cold_start=ColdStartConfig(code_dim=256),
         estimator=EstimatorConfig(width=128, depth=2, heads=4),
         encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
