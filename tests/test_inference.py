@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 import bridle
-from bridle.errors import DataError, DecodeError
+from bridle.errors import ConfigError, DataError, DecodeError
 from bridle.inference import Model, random_model
 from bridle.media.audio import decode_audio
 
@@ -33,6 +33,19 @@ def test_shapes(model: Model, short: Path) -> None:
     assert codes.grid.shape == (8, 4, 1)
     torch.testing.assert_close(model.embed(short), features.mean((0, 1)))
     torch.testing.assert_close(model.embed(short, pooling="time"), features.mean(0).flatten())
+
+
+def test_layers_and_statistics(model: Model, short: Path) -> None:
+    assert torch.equal(model.features(short, layer=2), model.features(short))
+    lower = model.features(short, layer=1)
+    assert not torch.allclose(lower, model.features(short))
+    statistics = model.features(short, "statistics", layer=1)
+    assert statistics.shape == (4, 2 * model.width)
+    torch.testing.assert_close(statistics, torch.cat([lower.mean(0), lower.std(0, correction=0)], dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.embed(short, "statistics", layer=1), statistics.flatten())
+    for layer in (0, 3):
+        with pytest.raises(ConfigError, match=f"layer {layer} does not exist; the encoder has layers 1 to 2"):
+            model.embed(short, layer=layer)
 
 
 def test_a_waveform_gives_the_numbers_of_its_file(model: Model, short: Path) -> None:

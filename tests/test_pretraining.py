@@ -15,11 +15,13 @@ import pytest
 import soundfile
 import torch
 
+from bridle.config import to_yaml
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.inference import load
+from bridle.networks import Networks
 from bridle.pretraining import Outcome, Silent, pretrain
 from bridle.recipes import recipe
-from bridle.run import RunConfig, RunFolder
+from bridle.run import RunConfig, RunFolder, with_normalisation
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_weights
 
 PHASES = "cold:4steps, tokenizer:4steps, encoder:4steps, joint:4steps"
@@ -93,6 +95,31 @@ def test_phases_added_to_a_finished_run_give_the_run_that_had_them_from_the_star
     assert load(run).config.phases == PHASES  # the weights fit the longer configuration before its first checkpoint
     assert pretrain(debug(), [tone_folder], run, resume=True, device=device) == Outcome(True, 16, 0)
     assert_equal_runs(run, uninterrupted)
+
+
+def test_a_refused_longer_run_is_left_as_it_was(tone_folder: Path, tmp_path: Path) -> None:
+    run, device = tmp_path / "run", torch.device("cpu")
+    pretrain(debug(phases="cold:2steps"), [tone_folder], run, device=device)
+    before = (run / "config.yaml").read_bytes()
+    other = shutil.copytree(tone_folder, tmp_path / "other")
+    (other / "tone-0.wav").unlink()
+    longer = debug(phases="cold:2steps, tokenizer:1steps")
+    with pytest.raises(RunError, match="data are not those"):
+        pretrain(longer, [other], run, resume=True, device=device)
+    assert (run / "config.yaml").read_bytes() == before
+    # Killed after the settings were written and before the weights were: both still load, and the run goes on.
+    (run / "config.yaml").write_text(to_yaml(dataclasses.replace(RunFolder(run).read_config(), phases=longer.phases)))
+    assert load(run).networks.best_tokenizer is not None
+    assert pretrain(longer, [tone_folder], run, resume=True, device=device) == Outcome(True, 3, 0)
+
+
+def test_masked_patches_before_other_phases_change_no_initial_weight() -> None:
+    config = with_normalisation(debug(), 0.0, 1.0)
+    plans = ("patches:1steps", "patches:1steps, cold:1steps", "cold:1steps, tokenizer:1steps, patches:1steps", PHASES)
+    found = [Networks(dataclasses.replace(config, phases=phases)).state_dict() for phases in plans]
+    for ours in found:
+        for theirs in found:
+            assert all(torch.equal(value, theirs[name]) for name, value in ours.items() if name in theirs)
 
 
 @pytest.mark.parametrize("phases", ["cold:5steps, tokenizer:4steps", "tokenizer:4steps, cold:4steps", "cold:4steps"])

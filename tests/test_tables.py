@@ -57,14 +57,14 @@ def test_codes_equal_those_of_the_model(model, manifest, tiny_folder, tmp_path):
     assert starts == pytest.approx([0, 2, 4], abs=0.02)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "time"])
-def test_embedding_of_a_short_file_is_that_of_the_model(model, manifest, tiny_folder, tmp_path, pooling):
-    write_embeddings(model, manifest, tmp_path, pooling=pooling)
+@pytest.mark.parametrize(("pooling", "layer"), [("mean", None), ("time", 2), ("statistics", 1)])
+def test_embedding_of_a_short_file_is_that_of_the_model(model, manifest, tiny_folder, tmp_path, pooling, layer):
+    write_embeddings(model, manifest, tmp_path, pooling=pooling, layer=layer)
     rows = pq.read_table(tmp_path).to_pylist()
     assert [row["path"] for row in rows if row["start_seconds"] == 0] == [entry.key for entry in manifest.entries]
     for row in rows:
         if row["path"] != "b/long.wav":
-            expected = model.embed(tiny_folder / row["path"], pooling)
+            expected = model.embed(tiny_folder / row["path"], pooling, layer)
             torch.testing.assert_close(torch.tensor(row["embedding"]), expected, rtol=1e-5, atol=1e-5)
 
 

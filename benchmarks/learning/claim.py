@@ -22,7 +22,7 @@ from bridle.recipes import recipe
 from bridle.run import RunConfig
 
 RQ, VQ, PATCHES = "RQ 4x256", "VQ 1x1024", "masked-patch regression"
-TIMED_STEPS = (20, 60)
+TIMED_STEPS = (80, 160)
 """A method's speed is the time between these steps; by the first, all files are in memory."""
 
 
@@ -58,7 +58,7 @@ def seconds_per_step(method: str, kind: str, data: Path) -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         config = variant(method, f"{before}{kind}:{TIMED_STEPS[1]}steps", 0)
-        pretrain(config, [data / part for part in UNLABELLED[:1]], Path(folder) / "run", reporter=clock)
+        pretrain(config, [data / part for part in UNLABELLED], Path(folder) / "run", reporter=clock)
     return (clock.seen[TIMED_STEPS[1]] - clock.seen[TIMED_STEPS[0]]) / (TIMED_STEPS[1] - TIMED_STEPS[0])
 
 
@@ -101,11 +101,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=7500, help="length of the first round")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only rows whose name holds one of these texts")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="TEXT", help="only rows whose name holds one of these texts, and rows of the same runs"
+    )
     arguments = parser.parse_args()
     rows = plan(arguments.steps, speeds(arguments.data, arguments.out / "speeds.json"))
     if arguments.rows:
-        rows = {name: row for name, row in rows.items() if any(text in name for text in arguments.rows)}
+        wanted = {row.run for name, row in rows.items() if any(text in name for text in arguments.rows)}
+        rows = {name: row for name, row in rows.items() if row.run in wanted}  # a run's earlier stages are probed on the way
     table: dict[str, dict[str, list[float]]] = {}
     for seed in arguments.seeds:
         for name, row in rows.items():

@@ -52,14 +52,16 @@ def train(config: RunConfig, data: Path, run: Path) -> float:
     record = run.parent / f"{run.name}.json"
     kept = json.loads(record.read_text()) if record.exists() else {"seconds": 0.0, "stages": {}}
     if config.phases not in kept["stages"]:
-        start = time.perf_counter()
-        outcome = pretrain(config, [data / part for part in UNLABELLED], run, resume=True)
-        kept["seconds"] += time.perf_counter() - start
-        if outcome.finished:
-            kept["stages"][config.phases] = kept["seconds"] / 60
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(kept))
-        if not outcome.finished:
+        start, finished = time.perf_counter(), False
+        try:
+            finished = pretrain(config, [data / part for part in UNLABELLED], run, resume=True).finished
+        finally:
+            kept["seconds"] += time.perf_counter() - start
+            if finished:
+                kept["stages"][config.phases] = kept["seconds"] / 60
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps(kept))
+        if not finished:
             raise SystemExit(f"{run} was asked to stop; run the same command again to go on")
     return float(kept["stages"][config.phases])
 
@@ -84,6 +86,7 @@ def own_probes(run: Path, data: Path, labelled: LabelledSet) -> dict[str, float]
     if not kept.exists():
         manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
         collected = collect_features({RUN: load(run)}, manifest)
+        assert not collected.bad, f"unreadable files: {collected.bad[0]}"
         cells = {role: manifest.columns[column] for role, column in labelled.columns.named.items()}
         features = FeatureSet(collected.features[RUN], cells["label"], cells.get("fold"), cells.get("split"))
         accuracies = {probe.name: 100 * evaluate(features, probe).accuracy for probe in (knn_probe(), linear_probe())}

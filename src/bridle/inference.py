@@ -111,7 +111,7 @@ class Model:
             ConfigError: there is no such layer.
         """
         parts = []
-        for encoded in self.encode(self._windows(sound), layers=(layer or self.depth,)):
+        for encoded in self.encode(self._windows(sound), layers=(self.depth if layer is None else layer,)):
             cut = encoded.layers[0].reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1)
             parts += [row[:steps] for row, steps in zip(cut, encoded.steps.tolist(), strict=True)]
         features = torch.cat(parts).cpu()

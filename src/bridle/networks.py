@@ -22,6 +22,9 @@ from bridle.randomness import derive_seed
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import read_weights
 
+LATER_NETWORKS = frozenset({"head", "patch_head", "cold", "tokenizer", "estimator"})
+"""Networks that a run's weights may not hold yet: phases that need them can be added to it."""
+
 
 class Networks(nn.Module):
     """The networks that a run's phases need, under the names they have in ``model.safetensors``.
@@ -45,7 +48,9 @@ class Networks(nn.Module):
             if kinds != {"patches"}:
                 self.head = CodeHead(config.predictor.width, config.quantizer.num_codebooks, config.quantizer.codebook_size)
             if "patches" in kinds:
-                self.patch_head = PatchHead(config.predictor.width, config.encoder.patch_values)
+                with torch.random.fork_rng(devices=[]):  # on its own, so that the others do not depend on it
+                    torch.manual_seed(derive_seed(config.seed, "patch head"))
+                    self.patch_head = PatchHead(config.predictor.width, config.encoder.patch_values)
             if "cold" in kinds:
                 self.cold = RandomTokenizer(config.cold_start, config.encoder, config.quantizer)
             if kinds & {"tokenizer", "encoder", "joint"}:
@@ -73,7 +78,8 @@ def read_networks(folder: RunFolder, config: RunConfig) -> Networks:
         raise RunError(f"{folder.path} holds no model.safetensors: no checkpoint was written yet; run pretrain with --resume")
     weights, _ = read_weights(folder.weights)
     networks = Networks(config)
-    load_weights(networks, weights, folder.weights)
+    held = {name.split(".")[0] for name in weights}
+    load_weights(networks, weights, folder.weights, LATER_NETWORKS - held)
     return networks.eval().requires_grad_(False)
 
 

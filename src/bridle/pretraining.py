@@ -200,7 +200,7 @@ class _Run:
         optim = self.config.tokenizer_optim if phase.kind == "tokenizer" else self.config.encoder_optim
         if start == 0 and self.phase_index > 0 and phase.kind in ("encoder", "joint"):
             renew_predictor(self.networks, self.config, self.phase_index)
-        if start == 0 and phase.kind == "tokenizer":
+        if start == 0 and phase.kind in ("tokenizer", "joint"):
             start_tokenizer(self.networks, self.config)
         objective = build_objective(phase, self.networks, self.config)
         first_epoch = sum(-(-length // self.order.steps_per_epoch) for length in lengths[:-1])
@@ -244,6 +244,7 @@ class _Run:
                 f"the processes see different newest checkpoints ({', '.join(steps)}); --out must be on a shared disk"
             )
         if path is None:
+            self._write_settings()
             return None
         checkpoint = load_checkpoint(path)
         if checkpoint.state["data"] != self.data:
@@ -251,15 +252,26 @@ class _Run:
                 f"the data are not those of the run in {self.folder.path} (other files or durations); "
                 "give the same --data or start a new run"
             )
-        longer = len(checkpoint.state["phase_steps"]) < len(self.lengths)
+        self._write_settings()
         held = {name.split(".")[0] for name in checkpoint.weights}
-        new = {name for name, _ in self.networks.named_children() if name not in held} if longer else set()
-        load_weights(self.networks, checkpoint.weights, path, new)
-        if longer and distributed.rank() == 0:  # the run's weights must fit its longer configuration from now on
-            self._save(checkpoint.step, checkpoint.optimizer, {**checkpoint.state, "phase_steps": self.lengths})
-        distributed.barrier()
+        new = [name for name, _ in self.networks.named_children() if name not in held]
+        num_added = len(self.lengths) - len(checkpoint.state["phase_steps"])
+        load_weights(self.networks, checkpoint.weights, path, new if num_added else ())
+        if num_added:  # the run's weights must fit its longer configuration from now on
+            distributed.barrier()
+            if distributed.rank() == 0:
+                self._save(checkpoint.step, checkpoint.optimizer, {**checkpoint.state, "phase_steps": self.lengths})
+            distributed.barrier()
+            self.reporter.message(f"phases added to the run: {num_added}")
         self.reporter.message(f"resuming after step {checkpoint.step}")
         return checkpoint
+
+    def _write_settings(self) -> None:
+        """After all checks, so that a call that is refused changes nothing."""
+        distributed.barrier()
+        if distributed.rank() == 0 and self.folder.read_config() != self.config:
+            self.folder.write_config(self.config)
+        distributed.barrier()
 
     # What the loop tells its watcher.
 

@@ -33,7 +33,7 @@ def check_folder(folder: RunFolder, resume: bool) -> None:
 def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device) -> RunConfig:
     """The settings of the run in ``folder``: what depends on data and device is filled in, or taken from the run it resumes.
 
-    They are written to the run's ``config.yaml``; every rank gets rank 0's. A collective.
+    Those of a new run are written to its ``config.yaml``; every rank gets rank 0's. A collective.
 
     Raises:
         ConfigError: the run to resume was made with other settings.
@@ -41,13 +41,7 @@ def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: to
         DataError: no clip can be read to estimate the normalisation from.
     """
     if folder.exists():
-        saved = folder.read_config()
-        resumed = _resumed(config, saved)
-        distributed.barrier()
-        if resumed != saved and distributed.rank() == 0:
-            folder.write_config(resumed)
-        distributed.barrier()
-        return resumed
+        return _resumed(config, folder.read_config())
     precision = resolve_precision(config.train.precision, device)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
     if config.audio.mean is None or config.audio.std is None:

@@ -14,7 +14,9 @@ def test_tokenize_and_embed_give_the_numbers_of_the_model(tiny_run, tiny_folder,
     codes, vectors = tmp_path / "codes", tmp_path / "vectors"
     assert main(["tokenize", str(tiny_run), str(tiny_folder), "--out", str(codes)]) == 0
     assert "done 12 rows in 1 part" in capsys.readouterr().out
-    assert main(["embed", str(tiny_run), str(tiny_folder), "--out", str(vectors), "--pooling", "time"]) == 0
+    assert (
+        main(["embed", str(tiny_run), str(tiny_folder), "--out", str(vectors), "--pooling", "statistics", "--layer", "1"]) == 0
+    )
     model = load(tiny_run)
     rows = {row["path"]: row for row in pq.read_table(codes).to_pylist()}
     embeddings = {row["path"]: row for row in pq.read_table(vectors).to_pylist()}
@@ -24,7 +26,7 @@ def test_tokenize_and_embed_give_the_numbers_of_the_model(tiny_run, tiny_folder,
         assert torch.equal(torch.tensor(rows[name]["codes"]), tokenized.codes)
         assert tuple(rows[name]["grid"]) == tokenized.grid.shape
         embedding = torch.tensor(embeddings[name]["embedding"])
-        torch.testing.assert_close(embedding, model.embed(tiny_folder / name, "time"), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(embedding, model.embed(tiny_folder / name, "statistics", layer=1), rtol=1e-5, atol=1e-5)
 
 
 def test_continuing_says_what_was_kept(tiny_run, tiny_folder, tmp_path, capsys):

@@ -54,6 +54,8 @@ def test_layers_are_chosen_and_named(model, manifest):
     assert list(collect_features({"deep": deep}, manifest, layers=[1]).features["deep"]) == [
         f"{p} of layer 1" for p in ("mean", "time", "statistics")
     ]
+    with pytest.raises(ConfigError, match="no layer is asked for"):
+        collect_features({"deep": deep}, manifest, layers=[])
     with pytest.raises(ConfigError, match="layer 5 does not exist; the encoder has layers 1 to 4"):
         collect_features({"deep": deep}, manifest, layers=[5])
 

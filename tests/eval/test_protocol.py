@@ -308,11 +308,11 @@ def test_ranking_trains_on_few_clips_and_the_chosen_probe_on_all() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = [str(i % 3) for i in range(240)]
     rows = torch.randn(240, 6, generator=generator) + torch.tensor([int(label) for label in labels])[:, None]
-    seen: dict[str, list[int]] = {"select": [], "predict": []}
+    seen: dict[str, list[tuple[int, float]]] = {"select": [], "predict": []}
 
     def record(kind: str):
         def predict(train, labels, queries, grid):
-            seen[kind].append(len(train))
+            seen[kind].append((len(train), round(max(grid), 3)))
             return linear_predictions(train, labels, queries, grid)
 
         return predict
@@ -320,7 +320,8 @@ def test_ranking_trains_on_few_clips_and_the_chosen_probe_on_all() -> None:
     probe = Probe("linear", (0.1, 1.0), record("predict"), record("select"), num_ranking=50)
     features = FeatureSet({"clip": rows}, labels)
     result = evaluate(features, probe)
-    assert set(seen["select"]) == {50}
-    assert seen["predict"] == [split.num_train for split in result.splits] == [192] * 5
+    assert set(seen["select"]) == {(50, round(144 / 50, 3))}  # C weighs the sum over clips: fewer of them, a larger C
+    assert seen["predict"] == [(split.num_train, split.parameter) for split in result.splits]
+    assert {split.num_train for split in result.splits} == {192}
     assert evaluate(features, probe) == result
     assert result.accuracy > 0.5

@@ -9,6 +9,7 @@ from bridle.masking import MaskConfig, draw_masks
 from bridle.models.encoder import Encoder, EncoderConfig, Features
 from bridle.models.predictor import CodeHead, Predictor, PredictorConfig, window_mask
 from bridle.nn.patches import Patches, patchify
+from bridle.nn.positions import sine_cosine
 
 CONFIG = EncoderConfig(width=32, depth=2, heads=2, patch=(4, 4, 1))
 
@@ -29,6 +30,21 @@ def test_any_length_works(encoder: Encoder, steps: int) -> None:
     features = encoder(clip(2, steps), Subset(None, None))
     assert features.patches.shape == (2, 4 * steps, 32)
     assert features.summary.shape == (2, 32)
+
+
+def test_layers_are_the_blocks_outputs_and_the_last_one_is_normed(encoder: Encoder) -> None:
+    patches = clip(2, 3)
+    x = encoder.embed(patches.values) + sine_cosine(patches.grid, 32, CONFIG.axes, torch.device("cpu"))
+    x = torch.cat([encoder.class_token.expand(2, 1, -1), x], dim=1)
+    first = encoder.blocks[0](x, None)
+    second = encoder.norm(encoder.blocks[1](first, None))
+    last, lower = encoder.at_layers(patches, Subset(None, None), (2, 1))
+    for features, expected in ((lower, first), (last, second), (encoder(patches, Subset(None, None)), second)):
+        torch.testing.assert_close(features.patches, expected[:, 1:])
+        torch.testing.assert_close(features.summary, expected[:, 0])
+    for layers, message in (((0,), "layer 0 does not exist"), ((3,), "has layers 1 to 2"), ((), "no layer is asked for")):
+        with pytest.raises(ConfigError, match=message):
+            encoder.at_layers(patches, Subset(None, None), layers)
 
 
 def test_video_and_image_use_the_same_class() -> None:

@@ -48,13 +48,14 @@ def objective_of(kind: str, rank: int, world: int) -> Objective:
 
 
 def one_step(kind: str, rank: int, world: int) -> dict[str, torch.Tensor]:
-    """Loss, gradients and buffers after a step; the rate is 0, so that only averages move."""
+    """Loss, gradients and buffers after two steps; the rate is 0, so that only averages move between them."""
     objective = objective_of(kind, rank, world).train()
     model = objective
     if world > 1:
         model = DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=objective.varying)  # type: ignore[assignment]
     optimizer = build_adamw(objective, OptimConfig(lr=0.0))
-    result = train_step(model, objective, optimizer, share(rank, world, 0), 0, 0.0, TrainConfig(precision="fp32"))
+    for seed in (0, 1):
+        result = train_step(model, objective, optimizer, share(rank, world, seed), 0, 0.0, TrainConfig(precision="fp32"))
     found = {f"value {name}": value for name, value in result.values.items()}
     found |= {f"gradient {n}": p.grad.clone() for n, p in objective.named_parameters() if p.grad is not None}
     return found | {f"buffer {name}": value.clone() for name, value in objective.named_buffers()}

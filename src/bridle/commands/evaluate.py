@@ -58,7 +58,8 @@ class Arguments:
     layers: Annotated[
         tuple[int, ...],
         tyro.conf.arg(
-            metavar="N [N ...]", help="Layers of the encoder to choose from, 1 to its depth; three quarters up and last."
+            metavar="N [N ...]",
+            help="Layers of the encoder to choose from, 1 to its depth; the one three quarters up and the last if not given.",
         ),
     ] = ()
     json: JsonFile = None
@@ -101,7 +102,9 @@ def probe_table(evaluation: Evaluation) -> Table:
     """Accuracy of each probe on each kind of features; the best of a column stands out, and so does the best row."""
     names = list(evaluation.rows[0].probes)
     best = {name: max(row.probes[name].accuracy for row in evaluation.rows) for name in names}
-    headers = [text for name in names for text in (f"{PROBE_TITLES[name][0]} % (95 %)", f"pooling, {PROBE_TITLES[name][1]}")]
+    headers = [
+        text for name in names for text in (f"{PROBE_TITLES[name][0]} % (95 %)", f"chosen features, {PROBE_TITLES[name][1]}")
+    ]
     made = table("", ["features", *headers], [])
     for row in evaluation.rows:
         cells = []
@@ -119,7 +122,7 @@ def accuracy(result: ProbeResult) -> str:
 
 
 def chosen(result: ProbeResult) -> str:
-    """Pooling and parameters that the splits chose: ``time, 0.1-1``; features that are one vector have no pooling."""
+    """Features (pooling, layer) and parameters that the splits chose: ``time, 0.1-1``; of one vector there is no choice."""
     poolings = sorted({split.pooling for split in result.splits})
     parameters = sorted({split.parameter for split in result.splits})
     ends = "-".join(f"{parameter:g}" for parameter in dict.fromkeys((parameters[0], parameters[-1])))

@@ -19,6 +19,7 @@ from bridle.errors import DataError, QuantizerError
 from bridle.eval.baseline import log_mel_statistics
 from bridle.eval.codes import CodeReport, bag_of_codes, code_report, label_churn
 from bridle.inference import Model, Window
+from bridle.models.encoder import check_layers
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.nn.pooling import Pooling, pool_moments, time_moments
 from bridle.objectives.view import whole_view
@@ -96,11 +97,13 @@ def collect_features(
 
     Raises:
         DataError: no model, models of different front ends or patches, or no file can be read.
-        ConfigError: there is no such layer.
+        ConfigError: there is no such layer, or none is asked for.
         QuantizerError: the tokenizer's vectors are not finite.
     """
     first = _first_of_one_front_end(models)
     chosen = {name: default_layers(model.depth) if layers is None else tuple(layers) for name, model in models.items()}
+    for name, model in models.items():
+        check_layers(chosen[name], model.depth)
     moments = {name: [_Moments(len(manifest)) for _ in chosen[name]] for name in models}
     log_mel = _Moments(len(manifest))
     codes = _Codes.of(first, len(manifest), seed)
@@ -123,8 +126,8 @@ def collect_features(
     pooled = {LOG_MEL: {"clip": torch.cat(log_mel.finish(rows), dim=1)}}
     for name, model in models.items():
         pooled[name] = {}
-        for layer, found in zip(chosen[name], moments[name], strict=True):
-            own = found.finish(rows)
+        for layer in chosen[name]:
+            own = moments[name].pop(0).finish(rows)  # released before the next is finished
             for pooling in get_args(Pooling):
                 title = pooling if layer == model.depth else f"{pooling} of layer {layer}"
                 pooled[name][title] = pool_moments(*own, pooling)

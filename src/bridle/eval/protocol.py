@@ -86,7 +86,9 @@ class FeatureSet:
 class Probe:
     """A classifier on frozen features. ``select``, maybe a faster ``predict``, ranks the grid on inner splits.
 
-    Ranking trains on at most ``num_ranking`` clips of an inner split, drawn at random; None for all of them.
+    Ranking trains on at most ``num_ranking`` clips of an inner split (10 per class if that is more), drawn at random; None
+    for all of them. It is for parameters that weigh the sum over clips, as C does: ranking multiplies them by the share of
+    the clips that is missing.
     """
 
     name: str
@@ -289,15 +291,19 @@ def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, seed: int)
 def _choose(features: FeatureSet, inner: Sequence[Split], probe: Probe, seed: int) -> tuple[str, float, float]:
     """Pooling, parameter and mean inner accuracy of the best; inner splits that train on one class are left out."""
     labels = np.asarray(features.labels)
-    inner = [_thinned(split, probe.num_ranking, seed) for split in inner]
-    usable = [split for split in inner if len(set(labels[split.train_index])) > 1]
+    num = None if probe.num_ranking is None else max(probe.num_ranking, 10 * len(set(features.labels)))
+    thinned = [(_thinned(split, num, seed), len(split.train_index)) for split in inner]
+    usable = [(split, full / len(split.train_index)) for split, full in thinned if len(set(labels[split.train_index])) > 1]
     if not usable:
         raise DataError("every inner split trains on a single class; use other folds, or none")
     best = ("", math.nan, -1.0)
     for pooling in features.pooled:
         accuracies = [
-            (_predictions(features, pooling, split, probe.select, probe.grid) == labels[split.test_index]).mean(axis=1)
-            for split in usable
+            (
+                _predictions(features, pooling, split, probe.select, [p * ratio for p in probe.grid])
+                == labels[split.test_index]
+            ).mean(axis=1)
+            for split, ratio in usable
         ]
         mean = np.mean(accuracies, axis=0)
         if mean.max() > best[2]:

@@ -103,18 +103,16 @@ class Encoder(nn.Module):
             layers: numbers of blocks, 1 to ``depth``. The last block's output has passed the final norm, others have not.
 
         Raises:
-            ConfigError: there is no such layer.
+            ConfigError: there is no such layer, or none is asked for.
         """
-        for layer in layers:
-            if not 1 <= layer <= self.config.depth:
-                raise ConfigError(f"layer {layer} does not exist; the encoder has layers 1 to {self.config.depth}")
+        check_layers(layers, self.config.depth)
         tokens = self.embed(subset.gather(patches.values))
         # Positions are float32: under autocast the sum of all blocks stays float32, and small updates are not lost.
         tokens = tokens + self._positions(patches.grid, subset, tokens.device)
         x = torch.cat([self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
         allowed = key_mask(subset.valid, extra=1)
         kept: dict[int, Features] = {}
-        for number, block in enumerate(self.blocks[: max(layers, default=0)], 1):
+        for number, block in enumerate(self.blocks[: max(layers)], 1):
             x = block(x, allowed)
             if number in layers:
                 out = self.norm(x) if number == self.config.depth else x
@@ -124,6 +122,15 @@ class Encoder(nn.Module):
     def _positions(self, grid: PatchGrid, subset: Subset, device: torch.device) -> Tensor:
         positions = sine_cosine(grid, self.config.width, self.config.axes, device)
         return positions if subset.indices is None else positions[subset.indices]
+
+
+def check_layers(layers: Sequence[int], depth: int) -> None:
+    """Raise :class:`~bridle.errors.ConfigError` for no layer, or one outside 1 to ``depth``."""
+    if not layers:
+        raise ConfigError(f"no layer is asked for; the encoder has layers 1 to {depth}")
+    for layer in layers:
+        if not 1 <= layer <= depth:
+            raise ConfigError(f"layer {layer} does not exist; the encoder has layers 1 to {depth}")
 
 
 def key_mask(valid: Tensor | None, extra: int = 0) -> Tensor | None:

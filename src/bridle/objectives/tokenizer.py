@@ -40,7 +40,9 @@ class TokenizerDistillation(Objective):
         quantized = self.tokenizer.quantizer(view.pick(self.tokenizer.vectors(view.patches, view.every)))
         estimate = self.estimator(view.spread(quantized.vectors), view.patches.grid, view.every)
         feature = cosine_distance(estimate, self.estimator.target(target), view.every.valid)
-        statistics = {"tokenizer": quantized.statistics, "target": self.estimator.statistics(view.pick(target))}
+        statistics = {"tokenizer": quantized.statistics}
+        if self.estimator.config.target == "standardised":
+            statistics["target"] = self.estimator.statistics(view.pick(target))
         return StepOutput({"feature": feature, "commitment": quantized.commitment}, {}, statistics)
 
     def counts(self, batch: Batch, step: int) -> dict[str, int]:
@@ -64,7 +66,8 @@ class TokenizerDistillation(Objective):
     def update(self, statistics: dict[str, Tensor]) -> None:
         """Moving averages and revival of the codebooks, moving averages of the features' scale."""
         self.tokenizer.quantizer.update(statistics["tokenizer"])
-        self.estimator.update(statistics["target"])
+        if "target" in statistics:
+            self.estimator.update(statistics["target"])
 
     def health(self) -> dict[str, Tensor]:
         """Per level: usage, perplexity / K, revived codes, residual energy."""
