@@ -105,13 +105,16 @@ def linear_predictions(
 
 
 def _principal_axes(rows: Tensor) -> Tensor:
-    """Orthonormal (D, min(N, D)) that spans the rows (N, D), along the directions of their variance.
+    """Orthonormal (D, P) that spans the rows (N, D), P at most min(N, D), along the directions of their variance.
 
-    Orthonormal to rounding whatever the rank of the rows, since QR and eigh are.
+    With more columns than rows, directions with less than 1e-10 of the largest variance are left out: no probe can use them,
+    and the others are orthonormal to 1e-6.
     """
     if rows.shape[1] > rows.shape[0]:
-        basis: Tensor = torch.linalg.qr(rows.T).Q
-        return basis @ _principal_axes(rows @ basis)
+        variances, directions = torch.linalg.eigh(rows @ rows.T)
+        kept = variances > 1e-10 * variances[-1]
+        spanned: Tensor = rows.T @ (directions[:, kept] * variances[kept].rsqrt())
+        return spanned
     axes: Tensor = torch.linalg.eigh(rows.T @ rows).eigenvectors
     return axes
 
