@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +31,7 @@ from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoi
 from bridle.train.loop import PhaseSpec, train_phase
 from bridle.train.metrics import MetricsWriter
 from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
+from bridle.train.stop import StopFlag
 
 ALARM_BELOW = 0.1
 """Perplexity / K of a level under which a user is warned."""
@@ -166,7 +164,7 @@ class _Run:
         self.alarmed = False
         self.data = _digest(manifest)
         self.networks = Networks(config).to(device)
-        self.stop = _StopFlag()
+        self.stop = StopFlag()
         self.phase_index = 0
         self.steps_before = 0
         self.last_step = 0
@@ -328,29 +326,3 @@ class _Run:
         if distributed.is_active() and step % self.config.train.log_every_steps:
             return False
         return distributed.any_rank(self.stop.signal != 0, self.device)
-
-
-class _StopFlag:
-    """Remembers SIGTERM and SIGINT; a second signal interrupts at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handle the signals inside the context; does nothing outside the main thread."""
-        try:
-            before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: types.FrameType | None) -> None:
-        if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number

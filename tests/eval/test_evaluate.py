@@ -18,7 +18,8 @@ from bridle.eval import evaluate as evaluate_module
 from bridle.eval.evaluate import PROBING, RANDOM, READING, RUN, Columns, Evaluation, evaluate_run
 from bridle.eval.features import BAG_OF_CODES, LOG_MEL
 from bridle.eval.gain import paired_gain
-from bridle.eval.protocol import FeatureSet, ProbeResult, SplitResult, evaluate, knn_probe, linear_probe, t_interval
+from bridle.eval.intervals import t_interval
+from bridle.eval.protocol import FeatureSet, ProbeResult, SplitResult, evaluate, knn_probe, linear_probe
 from bridle.inference import load
 
 CELLS = {

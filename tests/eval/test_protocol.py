@@ -11,6 +11,7 @@ from scipy import stats
 
 from bridle.config import to_dict
 from bridle.errors import DataError
+from bridle.eval.intervals import t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions
 from bridle.eval.linear_probe import linear_predictions
 from bridle.eval.protocol import (
@@ -25,8 +26,6 @@ from bridle.eval.protocol import (
     splits_from_folds,
     splits_from_split,
     stratified_splits,
-    t_interval,
-    wilson_interval,
 )
 
 LINEAR = linear_probe((1e-3, 1.0))

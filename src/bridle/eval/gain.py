@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridle.errors import DataError
-from bridle.eval.protocol import Z_QUANTILE, ProbeResult, t_interval
+from bridle.eval.intervals import Z_QUANTILE, t_interval
+from bridle.eval.protocol import ProbeResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bridle.errors import DataError
+from bridle.eval.intervals import t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions
 from bridle.eval.linear_probe import linear_predictions
 from bridle.randomness import permutation
@@ -31,10 +32,6 @@ MAX_INNER_FOLDS = 10
 _TRAIN = ("train", "training")
 _VALIDATION = ("validation", "valid", "val", "dev")
 _TEST = ("test", "testing")
-# 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom; beyond, a series in 1/degrees is exact to 2e-4.
-_T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-Z_QUANTILE = 1.959964
-"""97.5 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,26 +244,6 @@ def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Spli
     num = min(limit, len(rows) if units is None else len(set(units)))
     parts = stratified_splits(labels, num, seed, units)
     return [Split(part.name, rows[part.train_index], rows[part.test_index]) for part in parts]
-
-
-def t_interval(accuracies: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of n >= 2 accuracies by Student's t with n - 1 degrees of freedom, cut to [0, 1]."""
-    degrees = len(accuracies) - 1
-    if degrees <= len(_T_QUANTILES):
-        quantile = _T_QUANTILES[degrees - 1]
-    else:  # Abramowitz and Stegun 26.7.5
-        quantile = Z_QUANTILE + 2.37227 / degrees + 2.8225 / degrees**2 + 2.5556 / degrees**3
-    mean = float(np.mean(accuracies))
-    half = quantile * float(np.std(accuracies, ddof=1)) / math.sqrt(len(accuracies))
-    return max(0.0, mean - half), min(1.0, mean + half)
-
-
-def wilson_interval(num_right: float, num_total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927)."""
-    share, z2 = num_right / num_total, Z_QUANTILE**2 / num_total
-    centre = (share + z2 / 2) / (1 + z2)
-    half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, seed: int) -> SplitResult:
