@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +95,11 @@ def process_group() -> Iterator[None]:
         dist.init_process_group("gloo")
     try:
         yield
+        dist.barrier()  # nobody leaves while another still talks
     finally:
+        # What wraps a model for several processes holds the group in a reference cycle. Left to the interpreter's end, the
+        # group's threads can outlive it, which aborts a process whose work is done.
+        gc.collect()
         dist.destroy_process_group()
 
 
