@@ -84,8 +84,8 @@ class Probe:
     """A classifier on frozen features. ``select``, maybe a faster ``predict``, ranks the grid on inner splits.
 
     Ranking trains on at most ``num_ranking`` clips of an inner split (10 per class if that is more), drawn at random; None
-    for all of them. It is for parameters that weigh the sum over clips, as C does: ranking multiplies them by the share of
-    the clips that is missing.
+    for all of them. It is for parameters that weigh the sum over clips, as C does: ranking multiplies them by how many
+    times fewer clips it trains on.
     """
 
     name: str
