@@ -16,7 +16,7 @@ from bridle.train.loop import TrainConfig
 
 
 def audio_small() -> RunConfig:
-    """A few thousand clips of a few seconds on a laptop: half an hour on 2 cores.
+    """A few thousand clips of a few seconds on a laptop: about half an hour on 2 cores.
 
     Command: ``bridle pretrain audio-small --data FOLDER --out runs/small``. A small network and small batches, because the
     loss on codes needs some hundred steps before it falls, and deeper networks need more of them. Measured on 105 minutes
