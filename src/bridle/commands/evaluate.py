@@ -126,7 +126,7 @@ def chosen(result: ProbeResult) -> str:
     poolings = sorted({split.pooling for split in result.splits})
     parameters = sorted({split.parameter for split in result.splits})
     ends = "-".join(f"{parameter:g}" for parameter in dict.fromkeys((parameters[0], parameters[-1])))
-    return ends if poolings == ["clip"] else f"{'/'.join(poolings)}, {ends}"
+    return ends if poolings == ["clip"] else f"{' / '.join(poolings)}, {ends}"
 
 
 def gain_table(gains: Sequence[Gain]) -> Table:
