@@ -7,11 +7,16 @@ from bridle.phases import Phase, parse_phases
 
 
 def test_phases_are_read_in_epochs_and_steps() -> None:
-    assert parse_phases("cold:40, tokenizer:2.5epochs,encoder:300steps") == (
+    assert parse_phases("cold:40, tokenizer:2.5epochs,encoder:300steps lr=2e-4") == (
         Phase("cold", 40.0, "epochs"),
         Phase("tokenizer", 2.5, "epochs"),
-        Phase("encoder", 300.0, "steps"),
+        Phase("encoder", 300.0, "steps", 2e-4),
     )
+
+
+@pytest.mark.parametrize("text", ["cold:40, tokenizer:2.5, encoder:300steps lr=0.0002", "patches:7steps", "cold:3 lr=1e-05"])
+def test_a_phase_is_written_as_it_is_read(text: str) -> None:
+    assert ", ".join(str(phase) for phase in parse_phases(text)) == text
 
 
 def test_lengths_in_steps() -> None:
@@ -21,7 +26,22 @@ def test_lengths_in_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "cold", "cold:0", "cold:-3", "warm:3", "cold:3minutes", "encoder:4", "cold:4, encoder:4", "cold:1,,cold:2"]
+    "text",
+    [
+        "",
+        "cold",
+        "cold:0",
+        "cold:-3",
+        "warm:3",
+        "cold:3minutes",
+        "encoder:4",
+        "cold:4, encoder:4",
+        "cold:1,,cold:2",
+        "cold:4 lr=0",
+        "cold:4 lr=.",
+        "cold:4 lr=1e999",
+        "cold:4 lr",
+    ],
 )
 def test_nonsense_is_explained(text: str) -> None:
     with pytest.raises(ConfigError, match="phases"):

@@ -141,6 +141,20 @@ def test_the_tokenizer_starts_from_the_encoder_unless_told_otherwise(tone_folder
         assert all(torch.equal(ours, theirs) for ours, theirs in pairs) == (start == "encoder")
 
 
+def test_a_phase_may_have_its_own_learning_rate(tone_folder: Path, tmp_path: Path) -> None:
+    faster = dataclasses.replace(debug().encoder_optim, lr=3e-3)
+    configs = {
+        "its own": debug(phases="cold:2steps lr=3e-3"),
+        "optimiser's": debug(phases="cold:2steps", encoder_optim=faster),
+        "slower": debug(phases="cold:2steps"),
+    }
+    for name, config in configs.items():
+        pretrain(config, [tone_folder], tmp_path / name, device=torch.device("cpu"))
+    weights = {name: load(tmp_path / name).networks.state_dict() for name in configs}
+    assert all(torch.equal(value, weights["optimiser's"][key]) for key, value in weights["its own"].items())
+    assert any(not torch.equal(value, weights["slower"][key]) for key, value in weights["its own"].items())
+
+
 def test_a_run_folder_holds_what_it_promises(uninterrupted: Path) -> None:
     names = {path.name for path in uninterrupted.iterdir()}
     assert {"config.yaml", "model.safetensors", "metrics.jsonl", "checkpoints"} <= names

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from bridle.errors import ConfigError, RunError
-from bridle.networks import Networks, model_fingerprint, read_networks, renew_predictor
+from bridle.networks import Networks, model_fingerprint, read_networks, renew
 from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder, with_normalisation
 
@@ -62,10 +63,23 @@ def test_weights_follow_from_the_seed_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not torch.equal(a["encoder.embed.weight"], other["encoder.embed.weight"])
+
+
+@pytest.mark.parametrize(
+    ("what", "parts"),
+    [("head", {"head"}), ("predictor", {"head", "predictor"}), ("encoder", {"head", "predictor", "encoder"})],
+)
+def test_an_encoder_phase_begins_with_new_parts(what: Literal["head", "predictor", "encoder"], parts: set[str]) -> None:
+    config = dataclasses.replace(recipe("audio-debug"), renew=what)
     networks = Networks(config)
-    renew_predictor(networks, config, 2)
-    assert not torch.equal(networks.state_dict()["head.linear.weight"], a["head.linear.weight"])
-    assert torch.equal(networks.state_dict()["encoder.embed.weight"], a["encoder.embed.weight"])
+    before = {name: value.clone() for name, value in networks.state_dict().items()}
+    renew(networks, config, 2)
+    after = networks.state_dict()
+    assert list(after) == list(before)
+    assert {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])} == parts
+    again = Networks(config)
+    renew(again, config, 2)
+    assert all(torch.equal(value, after[name]) for name, value in again.state_dict().items())
 
 
 def test_the_fingerprint_changes_with_any_weight_and_with_the_front_end() -> None:

@@ -150,7 +150,7 @@ def test_resume_command_restores_every_setting(run, tiny_folder, monkeypatch, ca
     import bridle.commands.pretrain as command
 
     config = RunFolder(run).read_config()
-    changed = from_dict(RunConfig, {**to_dict(config), "seed": 5, "level_weights": [1.0, 0.5], "fresh_predictor": False})
+    changed = from_dict(RunConfig, {**to_dict(config), "seed": 5, "level_weights": [1.0, 0.5], "renew": "head"})
     changed = replace(changed, audio=replace(changed.audio, shift=False))
     _, *words = shlex.split(resume_command(changed, "my runs/first"))
     assert words[0] == "pretrain"

@@ -150,12 +150,14 @@ def start_tokenizer(networks: Networks, config: RunConfig) -> None:
         tokenizer.encoder.load_state_dict(networks.encoder.state_dict())
 
 
-def renew_predictor(networks: Networks, config: RunConfig, phase_index: int) -> None:
-    """New codes mean new labels: a fresh head, and a fresh predictor when the configuration says so."""
+def renew(networks: Networks, config: RunConfig, phase_index: int) -> None:
+    """New codes mean new labels: a new head, and a new predictor and encoder when the configuration says so."""
     device = next(networks.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "renew", phase_index))
-        if config.fresh_predictor:
+        if config.renew == "encoder":
+            networks.encoder = Encoder(config.encoder).to(device)
+        if config.renew != "head":
             networks.predictor = Predictor(config.predictor, config.encoder.width, config.encoder.axes).to(device)
         networks.head = CodeHead(config.predictor.width, config.quantizer.num_codebooks, config.quantizer.codebook_size).to(
             device

@@ -1,7 +1,8 @@
-"""The order in which encoder and tokenizer take turns, as data: ``"cold:40, tokenizer:10, encoder:40"``."""
+"""The order in which encoder and tokenizer take turns, as data: ``"cold:40, tokenizer:10, encoder:40 lr=2e-4"``."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -9,7 +10,7 @@ from typing import Literal, cast, get_args
 from bridle.errors import ConfigError
 
 PhaseKind = Literal["cold", "encoder", "tokenizer", "joint", "patches"]
-_ITEM = re.compile(r"([a-z]+):([0-9]+(?:\.[0-9]+)?)(epochs|steps)?")
+_ITEM = re.compile(r"([a-z]+):([0-9]+(?:\.[0-9]+)?)(epochs|steps)?(?: +lr=([0-9.]+(?:e-?[0-9]+)?))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,18 @@ class Phase:
             ``encoder``: encoder on the tokenizer's codes; ``joint``: both at once; ``patches``: masked-patch regression.
         length: how long.
         unit: ``epochs`` or ``steps``.
+        lr: peak learning rate of this phase; None for its optimiser's.
     """
 
     kind: PhaseKind
     length: float
     unit: Literal["epochs", "steps"]
+    lr: float | None = None
+
+    def __str__(self) -> str:
+        """As :func:`parse_phases` reads it."""
+        rate = "" if self.lr is None else f" lr={self.lr:g}"
+        return f"{self.kind}:{self.length:g}{'steps' if self.unit == 'steps' else ''}{rate}"
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Its length in steps, at least 1."""
@@ -33,25 +41,35 @@ class Phase:
 
 
 def parse_phases(text: str) -> tuple[Phase, ...]:
-    """Read ``kind:length[epochs|steps]`` items separated by commas; epochs when no unit is given.
+    """Read ``kind:length[epochs|steps] [lr=RATE]`` items separated by commas; epochs when no unit is given.
 
     Raises:
-        ConfigError: an item that is not of this form, an unknown kind, a length of 0, or an encoder phase before any
-            tokenizer phase.
+        ConfigError: an item that is not of this form, an unknown kind, a length or rate of 0, or an encoder phase before
+            any tokenizer phase.
     """
     phases = []
     for item in (part.strip() for part in text.split(",")):
         match = _ITEM.fullmatch(item)
-        if match is None or match[1] not in get_args(PhaseKind) or float(match[2]) == 0:
+        if match is None or match[1] not in get_args(PhaseKind) or float(match[2]) == 0 or not _is_rate(match[4]):
             raise ConfigError(
                 f"phases: cannot read {item!r}; write kind:length with kind of {', '.join(get_args(PhaseKind))} "
-                "and a length in epochs or steps, such as 'cold:40, tokenizer:10, encoder:400steps'"
+                "and a length in epochs or steps, with its own peak learning rate or without, such as "
+                "'cold:40, tokenizer:10, encoder:400steps lr=2e-4'"
             )
         unit = cast("Literal['epochs', 'steps']", match[3] or "epochs")
-        phases.append(Phase(cast("PhaseKind", match[1]), float(match[2]), unit))
+        phases.append(Phase(cast("PhaseKind", match[1]), float(match[2]), unit, float(match[4]) if match[4] else None))
     kinds = [phase.kind for phase in phases]
     if "encoder" in kinds and not {"tokenizer", "joint"} & set(kinds[: kinds.index("encoder")]):
         raise ConfigError(
             f"phases: an encoder phase needs a tokenizer or joint phase before it, in {text!r}; start with cold:N"
         )
     return tuple(phases)
+
+
+def _is_rate(text: str | None) -> bool:
+    if text is None:
+        return True
+    try:
+        return 0.0 < float(text) < math.inf
+    except ValueError:
+        return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.quarantine import BadFile, Quarantine
 from bridle.data.sampler import EpochOrder
 from bridle.errors import RunError
-from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew_predictor, start_tokenizer
+from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew, start_tokenizer
 from bridle.optim.groups import build_adamw
 from bridle.phases import Phase
 from bridle.quantize import ResidualQuantizer
@@ -196,8 +196,9 @@ class _Run:
 
     def _run_phase(self, phase: Phase, lengths: list[int], start: int, checkpoint: Checkpoint | None) -> bool:
         optim = self.config.tokenizer_optim if phase.kind == "tokenizer" else self.config.encoder_optim
+        optim = optim if phase.lr is None else replace(optim, lr=phase.lr)
         if start == 0 and self.phase_index > 0 and phase.kind in ("encoder", "joint"):
-            renew_predictor(self.networks, self.config, self.phase_index)
+            renew(self.networks, self.config, self.phase_index)
         if start == 0 and phase.kind in ("tokenizer", "joint"):
             start_tokenizer(self.networks, self.config)
         objective = build_objective(phase, self.networks, self.config)

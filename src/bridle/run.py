@@ -45,7 +45,8 @@ class RunConfig:
         joint_weight: weight of the tokenizer's losses in a joint phase.
         joint_every_steps: steps from one tokenizer loss to the next in a joint phase.
         tokenizer_start: weights of the tokenizer's ViT when its first tokenizer phase begins: the ``encoder``'s, or ``random``.
-        fresh_predictor: start every encoder phase after the first with a new predictor; False renews only its head.
+        renew: what starts anew when an encoder phase begins on new codes: the ``head`` that gives their logits, also the
+            ``predictor``, or also the ``encoder``, so that what was learnt lives on in the tokenizer alone.
         encoder_optim: optimiser of cold, encoder, joint and patches phases.
         tokenizer_optim: optimiser of tokenizer phases.
         train: batch size, precision, periods.
@@ -69,7 +70,7 @@ class RunConfig:
     joint_weight: float = 0.2
     joint_every_steps: int = 4
     tokenizer_start: Literal["encoder", "random"] = "encoder"
-    fresh_predictor: bool = True
+    renew: Literal["head", "predictor", "encoder"] = "predictor"
     encoder_optim: OptimConfig = field(default_factory=OptimConfig)
     tokenizer_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4))
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -56,12 +56,12 @@ class Arguments:
     group: Annotated[Column, tyro.conf.arg(help="Equal values, such as a speaker's, stay on one side of a split.")] = None
     path: Annotated[Column, tyro.conf.arg(help="Column with the paths, if its name is not a usual one.")] = None
     layers: Annotated[
-        tuple[int, ...],
+        tuple[int, ...] | None,
         tyro.conf.arg(
             metavar="N [N ...]",
             help="Layers of the encoder to choose from, 1 to its depth; the one three quarters up and the last if not given.",
         ),
-    ] = ()
+    ] = None
     json: JsonFile = None
     device: Device = "auto"
     seed: Annotated[int, tyro.conf.arg(help="Of stratified splits.")] = 0
@@ -74,9 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     model = load(parsed.run, None if parsed.device == "auto" else parsed.device)
     manifest = read_manifest(parsed.manifest, path_column=parsed.path)
     with stages() as on_progress:
-        evaluation = evaluate_run(
-            model, manifest, columns, layers=parsed.layers or None, seed=parsed.seed, on_progress=on_progress
-        )
+        evaluation = evaluate_run(model, manifest, columns, layers=parsed.layers, seed=parsed.seed, on_progress=on_progress)
     for part in screen(evaluation, f"{parsed.run} on {parsed.manifest}"):
         console().print(part)
     if parsed.json is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ def _amount(found: Finding, config: RunConfig) -> Iterator[str]:
 
 def _longer(config: RunConfig, factor: float) -> str:
     times = math.ceil(factor)
-    unit = {"epochs": "", "steps": "steps"}
-    return ", ".join(f"{phase.kind}:{phase.length * times:g}{unit[phase.unit]}" for phase in config.plan)
+    longer = (dataclasses.replace(phase, length=phase.length * times) for phase in config.plan)
+    return ", ".join(str(phase) for phase in longer)
 
 
 def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
