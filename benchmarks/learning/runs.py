@@ -17,7 +17,7 @@ from bridle.data.manifest import read_manifest
 from bridle.eval.evaluate import RUN, Columns, evaluate_run
 from bridle.eval.features import collect_features
 from bridle.eval.protocol import FeatureSet, evaluate, knn_probe, linear_probe
-from bridle.inference import load
+from bridle.inference import Model, load
 from bridle.pretraining import pretrain
 from bridle.run import RunConfig
 
@@ -66,26 +66,34 @@ def train(config: RunConfig, data: Path, run: Path) -> float:
     return float(kept["stages"][config.phases])
 
 
+def _kept(kind: str, run: Path, labelled: LabelledSet, phases: str) -> Path:
+    words = f"{kind} {labelled.name} {phases}".replace(",", "").replace(":", "").replace("=", "")
+    return run / f"{words.replace(' ', '-')}.json"
+
+
+def _load(run: Path, phases: str) -> Model:
+    model = load(run)
+    if model.config.phases != phases:
+        raise SystemExit(f"{run} has gone on to {model.config.phases}; its features after {phases} were not kept")
+    return model
+
+
 def probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[str, dict[str, float]]:
     """Accuracy in percent by features and probe of the run after ``phases``, kept beside the run."""
-    stage = phases.replace(":", "").replace(", ", "-")
-    kept = run / f"probes-{labelled.name.replace(' ', '-').replace(',', '')}-{stage}.json"
+    kept = _kept("probes", run, labelled, phases)
     if not kept.exists():
-        model = load(run)
-        if model.config.phases != phases:
-            raise SystemExit(f"{run} has gone on to {model.config.phases}; its features after {phases} were not kept")
         manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
-        kept.write_text(json.dumps(to_dict(evaluate_run(model, manifest, labelled.columns))))
+        kept.write_text(json.dumps(to_dict(evaluate_run(_load(run, phases), manifest, labelled.columns))))
     rows = json.loads(kept.read_text())["rows"]
     return {row["features"]: {name: 100 * probe["accuracy"] for name, probe in row["probes"].items()} for row in rows}
 
 
-def own_probes(run: Path, data: Path, labelled: LabelledSet) -> dict[str, float]:
-    """Accuracy in percent of the run's features alone, by probe, kept beside the run."""
-    kept = run / f"own-{labelled.name.replace(' ', '-').replace(',', '')}.json"
+def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[str, float]:
+    """Accuracy in percent of the run's features alone after ``phases``, by probe, kept beside the run."""
+    kept = _kept("own", run, labelled, phases)
     if not kept.exists():
         manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
-        collected = collect_features({RUN: load(run)}, manifest)
+        collected = collect_features({RUN: _load(run, phases)}, manifest)
         assert not collected.bad, f"unreadable files: {collected.bad[0]}"
         cells = {role: manifest.columns[column] for role, column in labelled.columns.named.items()}
         features = FeatureSet(collected.features[RUN], cells["label"], cells.get("fold"), cells.get("split"))

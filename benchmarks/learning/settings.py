@@ -75,7 +75,7 @@ def main() -> None:
             run = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-seed{seed}"
             cells = {"minutes": train(config, arguments.data, run)}
             for labelled in (SETS[0], SETS[2]):
-                for probe, value in own_probes(run, arguments.data, labelled).items():
+                for probe, value in own_probes(run, arguments.data, labelled, config.phases).items():
                     cells[f"{labelled.name} {probe}"] = value
             for key, value in cells.items():
                 table.setdefault(name, {}).setdefault(key, []).append(value)
