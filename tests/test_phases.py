@@ -3,7 +3,7 @@
 import pytest
 
 from bridle.errors import ConfigError
-from bridle.phases import Phase, parse_phases
+from bridle.phases import Phase, has_new_labels, parse_phases
 
 
 def test_phases_are_read_in_epochs_and_steps() -> None:
@@ -46,3 +46,19 @@ def test_lengths_in_steps() -> None:
 def test_nonsense_is_explained(text: str) -> None:
     with pytest.raises(ConfigError, match="phases"):
         parse_phases(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "new"),
+    [
+        ("cold:1, tokenizer:1, encoder:1, tokenizer:1, encoder:1", [False, False, True, False, True]),
+        ("cold:1, tokenizer:1, encoder:1 lr=1e-3, encoder:1 lr=1e-4", [False, False, True, False]),
+        ("cold:1, joint:1, joint:1, encoder:1", [False, True, False, False]),
+        ("cold:1, tokenizer:1, cold:1, encoder:1, cold:1", [False, False, False, True, True]),
+        ("patches:1, patches:1, cold:1, patches:1", [False, False, True, True]),
+        ("tokenizer:1, encoder:1", [False, False]),
+    ],
+)
+def test_labels_are_new_when_they_come_from_elsewhere_or_a_tokenizer_was_trained(text: str, new: list[bool]) -> None:
+    plan = parse_phases(text)
+    assert [has_new_labels(plan, index) for index in range(len(plan))] == new

@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 
 from bridle.config import to_yaml
-from bridle.errors import ConfigError, DataError, RunError
+from bridle.errors import ConfigError, DataError, QuantizerError, RunError
 from bridle.inference import load
 from bridle.networks import Networks
 from bridle.pretraining import Outcome, Silent, pretrain
@@ -60,7 +61,7 @@ def uninterrupted(tone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run
 
 
-@pytest.mark.parametrize("killed_after", [1, 3, 5, 7, 8, 10, 14])
+@pytest.mark.parametrize("killed_after", [1, 3, 5, 7, 8, 10, 14, 16])
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     killed_after: int, uninterrupted: Path, tone_folder: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +154,55 @@ def test_a_phase_may_have_its_own_learning_rate(tone_folder: Path, tmp_path: Pat
     weights = {name: load(tmp_path / name).networks.state_dict() for name in configs}
     assert all(torch.equal(value, weights["optimiser's"][key]) for key, value in weights["its own"].items())
     assert any(not torch.equal(value, weights["slower"][key]) for key, value in weights["its own"].items())
+
+
+@pytest.mark.parametrize("phases", ["cold:1steps, tokenizer:1steps, encoder:1steps", "cold:1steps, joint:1steps"])
+def test_a_new_encoder_begins_on_new_codes_and_the_old_one_lives_on_in_the_tokenizer(
+    phases: str, tone_folder: Path, tmp_path: Path
+) -> None:
+    frozen = dataclasses.replace(debug().encoder_optim, lr=0.0)
+    config = debug(phases=phases, renew="encoder", encoder_optim=frozen, tokenizer_optim=frozen)
+    first = Networks(config).state_dict()
+    for part, changed in (("cold:1steps", False), (phases, True)):
+        config = dataclasses.replace(config, phases=part)
+        pretrain(config, [tone_folder], tmp_path / "run", resume=True, device=torch.device("cpu"))
+        weights = load(tmp_path / "run").networks.state_dict()
+        for network in ("encoder.", "predictor.", "head."):
+            same = all(torch.equal(weights[name], first[name]) for name in first if name.startswith(network))
+            assert same != changed, network
+    taught = {name: value for name, value in weights.items() if name.startswith("tokenizer.encoder.")}
+    assert taught
+    assert all(torch.equal(value, first[name.removeprefix("tokenizer.")]) for name, value in taught.items())
+
+
+def test_what_kept_a_run_from_its_first_step_can_be_changed(tone_folder: Path, tmp_path: Path) -> None:
+    quantizer = debug().quantizer
+    large = debug(quantizer=dataclasses.replace(quantizer, codebook_size=60000, init_sample=60000), phases="cold:2steps")
+    with pytest.raises(QuantizerError, match="smaller codebook_size"):
+        pretrain(large, [tone_folder], tmp_path / "run")
+    with pytest.raises(RunError, match="--resume"):
+        pretrain(debug(phases="cold:2steps"), [tone_folder], tmp_path / "run")
+    assert pretrain(debug(phases="cold:2steps"), [tone_folder], tmp_path / "run", resume=True).finished
+    assert load(tmp_path / "run").config.quantizer == quantizer
+
+
+def test_bad_files_count_as_a_row_only_without_a_good_one_between_them(tone_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tone_folder, folder)
+    for number in range(8):  # readable headers, so that they are found while training
+        samples = np.full(16000, np.nan, dtype=np.float32)
+        soundfile.write(folder / f"nan-{number}.wav", samples, 16000, subtype="FLOAT")
+    train = dataclasses.replace(debug().train, log_every_steps=8, max_bad_fraction=1.0, max_bad_in_a_row=8)
+    config = dataclasses.replace(debug(phases="cold:8steps"), train=train)
+    outcome = pretrain(config, [folder], tmp_path / "run")
+    assert outcome.finished and outcome.num_bad_files == 8
+    for path in folder.glob("tone-*.wav"):
+        path.unlink()
+    shutil.copy(tone_folder / "tone-0.wav", folder)
+    train = dataclasses.replace(train, batch_size=1, max_bad_in_a_row=4)  # 4 of 8 come before or after the good one
+    one_by_one = dataclasses.replace(debug(phases="cold:9steps"), train=train)
+    with pytest.raises(DataError, match="max_bad_in_a_row"):
+        pretrain(one_by_one, [folder], tmp_path / "row")
 
 
 def test_a_run_folder_holds_what_it_promises(uninterrupted: Path) -> None:

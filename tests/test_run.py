@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from bridle.errors import ConfigError, RunError
 from bridle.networks import Networks, model_fingerprint, read_networks, renew
 from bridle.recipes import RECIPES, recipe
-from bridle.run import RunConfig, RunFolder, with_normalisation
+from bridle.run import FORMAT_VERSION, RunConfig, RunFolder, with_normalisation
+from bridle.train import checkpoint
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -40,7 +41,9 @@ def test_unknown_recipe_names_the_known() -> None:
     ],
 )
 def test_bad_configurations_are_explained(change: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(f"format_version: 1\n{change}" if not change.startswith("!!") else change)
+    (tmp_path / "config.yaml").write_text(
+        f"format_version: {FORMAT_VERSION}\n{change}" if not change.startswith("!!") else change
+    )
     with pytest.raises((ConfigError, RunError), match=message):
         RunFolder(tmp_path).read_config()
 
@@ -89,7 +92,11 @@ def test_the_fingerprint_changes_with_any_weight_and_with_the_front_end() -> Non
     changed["encoder.norm.bias"][3] += 1e-7
     prints = {model_fingerprint(config, weights), model_fingerprint(config, changed)}
     prints.add(model_fingerprint(with_normalisation(config, 0.1, 1.0), weights))
-    assert len(prints) == 3
+    colder = dataclasses.replace(config, cold_start=dataclasses.replace(config.cold_start, smooth=2))
+    prints.add(model_fingerprint(colder, weights))
+    assert len(prints) == 4
+    audio = dataclasses.replace(config.audio, cache_gigabytes=9.0, shift=False, max_decode_seconds=1.0)
+    assert model_fingerprint(dataclasses.replace(config, audio=audio), weights) in prints, "no code depends on these"
     assert model_fingerprint(config, dict(reversed(weights.items()))) == model_fingerprint(config, weights)
 
 
@@ -99,7 +106,9 @@ def test_weights_that_do_not_fit_are_explained(tmp_path: Path) -> None:
     folder.write_config(config)
     with pytest.raises(RunError, match="no checkpoint was written yet"):
         read_networks(folder, config)
-    save_file({"encoder.norm.bias": torch.zeros(3)}, folder.weights, {"format": "bridle", "version": "1"})
+    save_file(
+        {"encoder.norm.bias": torch.zeros(3)}, folder.weights, {"format": "bridle", "version": str(checkpoint.FORMAT_VERSION)}
+    )
     with pytest.raises(RunError, match=r"does not fit|missing"):
         read_networks(folder, config)
     with pytest.raises(RunError, match="not a run folder"):

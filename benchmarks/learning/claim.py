@@ -42,7 +42,7 @@ class Row:
 
 
 def variant(method: str, phases: str, seed: int) -> RunConfig:
-    config = dataclasses.replace(recipe("audio-small"), phases=phases, seed=seed, renew="head")
+    config = dataclasses.replace(recipe("audio-small"), phases=phases, seed=seed)
     if method == VQ:
         quantizer = dataclasses.replace(config.quantizer, num_codebooks=1, codebook_size=1024)
         return dataclasses.replace(config, quantizer=quantizer, level_weights=())
@@ -87,8 +87,9 @@ def plan(steps: int, speed: dict[str, float]) -> dict[str, Row]:
     for method in (RQ, VQ):
         rows[f"{method}, round 1"] = Row(method, f"cold:{steps}steps", method)
     rows[f"{PATCHES}, equal steps"] = Row(PATCHES, f"patches:{steps}steps", f"{PATCHES} steps")
-    equal = round(minutes / speed[f"{PATCHES}/patches"])
-    rows[f"{PATCHES}, equal minutes"] = Row(PATCHES, f"patches:{equal}steps", f"{PATCHES} minutes")
+    for method, kind in ((VQ, "cold"), (PATCHES, "patches")):
+        equal = round(minutes / speed[f"{method}/{kind}"])
+        rows[f"{method}, equal minutes"] = Row(method, f"{kind}:{equal}steps", f"{method} minutes")
     for method in (RQ, VQ):
         second = f"cold:{steps}steps, tokenizer:{tokenizer}steps, encoder:{encoder}steps lr={SECOND_LR:g}"
         rows[f"{method}, rounds 1 and 2"] = Row(method, second, method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -110,7 +111,9 @@ def load_weights(networks: Networks, weights: dict[str, Tensor], source: Path, n
 def model_fingerprint(config: RunConfig, weights: dict[str, Tensor]) -> str:
     """16 hexadecimal digits that change with any weight or any setting that changes codes or embeddings."""
     digest = hashlib.sha256()
-    for part in (config.audio, config.encoder, config.quantizer):
+    audio = config.audio
+    digest.update(json.dumps([audio.crop_seconds, audio.mean, audio.std]).encode())
+    for part in (audio.fbank, config.encoder, config.quantizer, config.cold_start):
         digest.update(fingerprint(part).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -151,7 +154,9 @@ def start_tokenizer(networks: Networks, config: RunConfig) -> None:
 
 
 def renew(networks: Networks, config: RunConfig, phase_index: int) -> None:
-    """New codes mean new labels: a new head, and a new predictor and encoder when the configuration says so."""
+    """What begins anew when labels change (:func:`bridle.phases.has_new_labels`): the head of codes always, the predictor and
+    the encoder when the configuration says so.
+    """
     device = next(networks.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "renew", phase_index))

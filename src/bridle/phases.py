@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from bridle.errors import ConfigError
 
 PhaseKind = Literal["cold", "encoder", "tokenizer", "joint", "patches"]
+_LABELS = {"cold": "random tokenizer", "encoder": "tokenizer", "joint": "tokenizer", "patches": "patches"}
 _ITEM = re.compile(r"([a-z]+):([0-9]+(?:\.[0-9]+)?)(epochs|steps)?(?: +lr=([0-9.]+(?:e-?[0-9]+)?))?")
 
 
@@ -32,8 +34,8 @@ class Phase:
 
     def __str__(self) -> str:
         """As :func:`parse_phases` reads it."""
-        rate = "" if self.lr is None else f" lr={self.lr:g}"
-        return f"{self.kind}:{self.length:g}{'steps' if self.unit == 'steps' else ''}{rate}"
+        rate = "" if self.lr is None else f" lr={self.lr!r}"
+        return f"{self.kind}:{_number(self.length)}{'steps' if self.unit == 'steps' else ''}{rate}"
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Its length in steps, at least 1."""
@@ -64,6 +66,24 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
             f"phases: an encoder phase needs a tokenizer or joint phase before it, in {text!r}; start with cold:N"
         )
     return tuple(phases)
+
+
+def has_new_labels(plan: Sequence[Phase], index: int) -> bool:
+    """True when phase ``index`` trains the encoder on other labels than the phase that trained it last.
+
+    Labels are other ones when they come from elsewhere (random tokenizer, trained tokenizer, patches), or when a tokenizer
+    phase came between. False for a tokenizer phase, and for the first phase that trains the encoder.
+    """
+    source = _LABELS.get(plan[index].kind)
+    trained = [number for number in range(index) if plan[number].kind in _LABELS]
+    if source is None or not trained:
+        return False
+    tokenizer_moved = any(phase.kind == "tokenizer" for phase in plan[trained[-1] : index])
+    return _LABELS[plan[trained[-1]].kind] != source or (source == "tokenizer" and tokenizer_moved)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 def _is_rate(text: str | None) -> bool:

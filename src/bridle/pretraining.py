@@ -22,7 +22,7 @@ from bridle.data.sampler import EpochOrder
 from bridle.errors import RunError
 from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew, start_tokenizer
 from bridle.optim.groups import build_adamw
-from bridle.phases import Phase
+from bridle.phases import Phase, has_new_labels
 from bridle.quantize import ResidualQuantizer
 from bridle.randomness import derive_seed
 from bridle.run import RunConfig, RunFolder
@@ -159,8 +159,7 @@ class _Run:
             keys={entry.key for entry in manifest.entries},
             writes=distributed.rank() == 0,
         )
-        self.bad: list[BadFile] = []
-        self.num_good = 0
+        self.read: list[tuple[tuple[BadFile, ...], int]] = []
         self.alarmed = False
         self.data = _digest(manifest)
         self.networks = Networks(config).to(device)
@@ -197,10 +196,10 @@ class _Run:
     def _run_phase(self, phase: Phase, lengths: list[int], start: int, checkpoint: Checkpoint | None) -> bool:
         optim = self.config.tokenizer_optim if phase.kind == "tokenizer" else self.config.encoder_optim
         optim = optim if phase.lr is None else replace(optim, lr=phase.lr)
-        if start == 0 and self.phase_index > 0 and phase.kind in ("encoder", "joint"):
-            renew(self.networks, self.config, self.phase_index)
         if start == 0 and phase.kind in ("tokenizer", "joint"):
             start_tokenizer(self.networks, self.config)
+        if start == 0 and has_new_labels(self.config.plan, self.phase_index):
+            renew(self.networks, self.config, self.phase_index)
         objective = build_objective(phase, self.networks, self.config)
         first_epoch = sum(-(-length // self.order.steps_per_epoch) for length in lengths[:-1])
         if objective.unprepared():
@@ -277,21 +276,31 @@ class _Run:
     def step_done(self, step: int, batch: Batch) -> None:
         """Remember bad files, move the progress bar."""
         self.last_step = self.steps_before + step
-        self.bad += batch.bad
-        self.num_good += len(batch)
+        self.read.append((batch.bad, len(batch)))
         self.reporter.step(step)
 
     def log(self, step: int, values: dict[str, Tensor]) -> None:
         """Write one line of metrics; count the bad files of all ranks, so that all of them stop together."""
-        if self.writer is not None:
-            self.writer.write(self.steps_before + step, self.phase_name, values)
+        failure = self._write(step, values) if self.writer is not None else None
+        gathered = distributed.gather_objects((self.read, failure))
+        self.read = []
+        for _, reason in gathered:
+            if reason is not None:  # on all ranks, so that none of them waits for the others
+                raise RunError(reason)
+        for ranks in zip(*(read for read, _ in gathered), strict=True):
+            self.quarantine.add([file for bad, _ in ranks for file in bad], sum(good for _, good in ranks))
+
+    def _write(self, step: int, values: dict[str, Tensor]) -> str | None:
+        """A line of metrics to file and screen; the reason if that failed."""
+        assert self.writer is not None
+        self.writer.write(self.steps_before + step, self.phase_name, values)
+        try:
             self.writer.flush()
-            numbers = torch.stack([value.detach().float().cpu() for value in values.values()]).tolist()
-            self._report(dict(zip(values, numbers, strict=True)))
-        gathered = distributed.gather_objects((self.bad, self.num_good))
-        self.bad, self.num_good = [], 0
-        self.quarantine.ok(sum(good for _, good in gathered))
-        self.quarantine.add([file for bad, _ in gathered for file in bad])
+        except RunError as error:
+            return str(error)
+        numbers = torch.stack([value.detach().float().cpu() for value in values.values()]).tolist()
+        self._report(dict(zip(values, numbers, strict=True)))
+        return None
 
     def _report(self, numbers: dict[str, float]) -> None:
         self.reporter.values(numbers)

@@ -22,7 +22,7 @@ from bridle.phases import Phase, parse_phases
 from bridle.quantize import QuantizerConfig
 from bridle.train.loop import TrainConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the run folder. A folder of another version is refused."""
 
 
@@ -45,8 +45,8 @@ class RunConfig:
         joint_weight: weight of the tokenizer's losses in a joint phase.
         joint_every_steps: steps from one tokenizer loss to the next in a joint phase.
         tokenizer_start: weights of the tokenizer's ViT when its first tokenizer phase begins: the ``encoder``'s, or ``random``.
-        renew: what starts anew when an encoder phase begins on new codes: the ``head`` that gives their logits, also the
-            ``predictor``, or also the ``encoder``, so that what was learnt lives on in the tokenizer alone.
+        renew: what starts anew when a phase trains the encoder on other labels than before: the ``head`` that gives the codes'
+            logits, also the ``predictor``, or also the ``encoder``, so that what was learnt lives on in the tokenizer alone.
         encoder_optim: optimiser of cold, encoder, joint and patches phases.
         tokenizer_optim: optimiser of tokenizer phases.
         train: batch size, precision, periods.

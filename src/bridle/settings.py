@@ -13,6 +13,7 @@ from bridle.data.audio import estimate_normalisation
 from bridle.data.manifest import Manifest
 from bridle.errors import ConfigError, RunError
 from bridle.run import RunConfig, RunFolder, with_normalisation
+from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.loop import resolve_precision
 
 
@@ -33,14 +34,15 @@ def check_folder(folder: RunFolder, resume: bool) -> None:
 def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device) -> RunConfig:
     """The settings of the run in ``folder``: what depends on data and device is filled in, or taken from the run it resumes.
 
-    Those of a new run are written to its ``config.yaml``; every rank gets rank 0's. A collective.
+    Those of a new run are written to its ``config.yaml``; every rank gets rank 0's. A run that has no checkpoint yet is a new
+    one: what kept it from its first step may be changed. A collective.
 
     Raises:
         ConfigError: the run to resume was made with other settings.
         RunError: the folder cannot be written.
         DataError: no clip can be read to estimate the normalisation from.
     """
-    if folder.exists():
+    if folder.exists() and latest_checkpoint(folder.path) is not None:
         return _resumed(config, folder.read_config())
     precision = resolve_precision(config.train.precision, device)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.sound_files import melody, mux
 
 from bridle.data.manifest import Entry, read_manifest
 from bridle.errors import DataError
@@ -50,6 +51,19 @@ class TestFolder:
         manifest = read_manifest(folder)
         assert len(manifest) == 4
         assert manifest.bad == ()
+
+    def test_sound_tracks_of_films_are_read_and_silent_films_passed_over(self, folder):
+        mux(folder / "film.mp4", "aac", melody(1.0, 16000), 16000, video=True)
+        mux(folder / "c/silent.mov", None, melody(1.0, 16000), 16000, video=True)
+        (folder / "torn.mkv").write_bytes(b"no film")
+        manifest = read_manifest(folder)
+        assert keys(manifest) == ["a/y.WAV", "a/z.flac", "b.wav", "c/d/e.ogg", "film.mp4"]
+        assert manifest.entries[-1].duration_seconds == pytest.approx(1.0, abs=0.1)
+        assert [file.key for file in manifest.bad] == ["torn.mkv"]
+        (folder / "table.csv").write_text("path,word\nfilm.mp4,a\nc/silent.mov,b\n")
+        assert [file.key for file in read_manifest(folder / "table.csv").bad] == ["c/silent.mov"]
+        with pytest.raises(DataError, match="no readable sound file"):
+            read_manifest(folder / "c" / "silent.mov")
 
     def test_unreadable_sounds_are_bad(self, folder):
         (folder / "a/empty.wav").touch()

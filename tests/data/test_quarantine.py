@@ -71,9 +71,9 @@ def test_message_has_first_files_reasons_list_and_setting(tmp_path):
 def test_bad_files_in_a_row_stop_the_run_and_a_good_one_ends_the_row():
     quarantine = Quarantine(None, num_files=10**6, max_bad_in_a_row=10)
     quarantine.add(bad(*range(9)))
-    quarantine.ok(0)
+    quarantine.add([])
     assert len(quarantine) == 9
-    quarantine.ok(1)
+    quarantine.add(bad(*range(20, 40)), num_good=1)
     quarantine.add(bad(*range(9, 18)))
     with pytest.raises(TooManyBadFiles, match=r"10 files in a row .*max_bad_in_a_row is 10.*clip-18\.wav"):
         quarantine.add(bad(18))
@@ -82,7 +82,7 @@ def test_bad_files_in_a_row_stop_the_run_and_a_good_one_ends_the_row():
 def test_known_files_count_but_are_no_row(tmp_path):
     quarantine = Quarantine(tmp_path / "q.jsonl", num_files=400, max_bad_in_a_row=2, known=bad(1, 2, 3))
     quarantine.add(bad(4))
-    quarantine.ok(1)
+    quarantine.add([], num_good=1)
     with pytest.raises(TooManyBadFiles, match="5 of 400"):
         quarantine.add(bad(5))
     with pytest.raises(TooManyBadFiles, match="2 of 10"):

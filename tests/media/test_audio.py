@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from sound_files import CountingFile, melody, mux, tone, write
+from reference.sound_files import CountingFile, melody, mux, tone, write
 
 from bridle.errors import ConfigError
 from bridle.media import decode_audio, probe_audio

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from sound_files import CountingFile, melody, mux, write
+from reference.sound_files import CountingFile, melody, mux, write
 
 from bridle.errors import ConfigError, DecodeError
 from bridle.media import decode_audio, probe_audio

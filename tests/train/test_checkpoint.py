@@ -72,13 +72,13 @@ def test_folder_is_as_documented(tmp_path):
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000005\n"
     assert latest_checkpoint(tmp_path) == path
     manifest = json.loads((path / "manifest.json").read_text())
-    assert (manifest["format"], manifest["version"], manifest["step"]) == ("bridle-checkpoint", 1, 5)
+    assert (manifest["format"], manifest["version"], manifest["step"]) == ("bridle-checkpoint", 2, 5)
     for name, entry in manifest["files"].items():
         content = (path / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert len({(path / name).stat().st_mode for name in files}) == 1
     tensors, metadata = read_weights(tmp_path / "model.safetensors")
-    assert metadata == {"format": "bridle", "version": "1", "step": "5", "fingerprint": "abc"}
+    assert metadata == {"format": "bridle", "version": "2", "step": "5", "fingerprint": "abc"}
     assert torch.equal(tensors["w"], torch.full((3, 4), 5.0))
 
 
@@ -230,10 +230,10 @@ def test_other_version_is_named_and_never_passed_over(tmp_path):
     path = save(tmp_path, 2)
     rewrite_manifest(path, version=7)
     assert latest_checkpoint(tmp_path) == path
-    with pytest.raises(RunError, match="written by format 7, this bridle reads 1: install a bridle that reads format 7"):
+    with pytest.raises(RunError, match="written by format 7, this bridle reads 2: install a bridle that reads format 7"):
         load_checkpoint(path)
     save_file({"w": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "bridle", "version": "7"})
-    with pytest.raises(RunError, match="written by format 7, this bridle reads 1"):
+    with pytest.raises(RunError, match="written by format 7, this bridle reads 2"):
         read_weights(tmp_path / "x.safetensors")
 
 

@@ -19,10 +19,12 @@ from bridle.data.quarantine import BadFile
 from bridle.data.shards import list_members, open_window
 from bridle.errors import DataError, DecodeError
 from bridle.media.audio import probe_audio
+from bridle.media.decoders import NO_SOUND_TRACK
 
 _LOSSLESS = ".wav .wave .w64 .rf64 .flac .aif .aiff .aifc .au .caf"
 _LOSSY = ".ogg .oga .opus .mp3 .m4a .aac .wma .webm .mka"
-AUDIO_SUFFIXES = frozenset(f"{_LOSSLESS} {_LOSSY}".split())
+VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"])
+AUDIO_SUFFIXES = frozenset(f"{_LOSSLESS} {_LOSSY}".split()) | VIDEO_SUFFIXES
 PATH_COLUMNS = ("path", "file", "filename", "audio", "filepath")
 DURATION_COLUMN = "duration_seconds"
 _PROBE_SLAB = 10_000
@@ -105,8 +107,9 @@ def read_manifest(
 ) -> Manifest:
     """List the sound files of one or more sources.
 
-    * A folder, searched recursively for ``AUDIO_SUFFIXES`` and ``.tar`` shards, sorted by path. Other files, hidden
-      files and hidden folders are passed over; a folder reached twice through symbolic links is read once.
+    * A folder, searched recursively for ``AUDIO_SUFFIXES`` and ``.tar`` shards, sorted by path. Other files, films
+      without a sound track, hidden files and hidden folders are passed over; a folder reached twice through symbolic
+      links is read once.
     * A ``.csv`` or ``.parquet`` table. Relative paths are looked for in the table's folder, its ``audio`` folder, the
       parent folder and the parent's ``audio`` folder. A ``duration_seconds`` column is trusted; rows without a
       duration are probed.
@@ -280,6 +283,11 @@ def _duration(text: str, where: str) -> float:
     return seconds
 
 
+def is_silent_film(bad: BadFile) -> bool:
+    """True for a video without a sound track: found in a folder it is no bad file, only none of the sounds asked for."""
+    return bad.reason == NO_SOUND_TRACK and Path(bad.key).suffix.lower() in VIDEO_SUFFIXES
+
+
 def _probe(rows: _Rows, num_threads: int) -> _Rows:
     """The rows with every duration known; unreadable files move to ``bad``."""
     probed = _Rows(bad=rows.bad)
@@ -287,6 +295,8 @@ def _probe(rows: _Rows, num_threads: int) -> _Rows:
         for start in range(0, len(rows.entries), _PROBE_SLAB):  # bounds the number of pending futures
             slab = slice(start, start + _PROBE_SLAB)
             for result, cells in zip(pool.map(_probe_entry, rows.entries[slab]), rows.cells[slab], strict=True):
+                if isinstance(result, BadFile) and is_silent_film(result) and not cells:
+                    continue
                 if isinstance(result, BadFile):
                     probed.bad.append(result)
                 else:

@@ -97,8 +97,12 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._reasons)
 
-    def add(self, bad: Sequence[BadFile]) -> None:
-        """Set bad files aside, with several ranks those of all of them, in the order of the ranks.
+    def add(self, bad: Sequence[BadFile], num_good: int = 0) -> None:
+        """Set the bad files of a step aside, with several ranks those of all of them, in the order of the ranks.
+
+        Args:
+            bad: files that could not be read.
+            num_good: files of the same step that could. One or more ends the row of bad files, those of this step included.
 
         Raises:
             TooManyBadFiles: the budget is used up. The files are written down first.
@@ -112,18 +116,13 @@ class Quarantine:
                     stream.write(text)
             except OSError as error:
                 raise RunError(explain_write_error(error, self._path.parent, self._path.name)) from error
-        self._in_a_row += len(bad)
+        self._in_a_row = 0 if num_good else self._in_a_row + len(bad)
         self._check_fraction()
         if self._in_a_row >= self._max_in_a_row:
             raise TooManyBadFiles(
                 f"{self._in_a_row} files in a row are unreadable (max_bad_in_a_row is {self._max_in_a_row}): "
                 f"{self._summary(bad)}; check that the data is still there, or raise max_bad_in_a_row"
             )
-
-    def ok(self, num_good: int) -> None:
-        """Report good files, with several ranks those of all of them; more than none ends a row of bad ones."""
-        if num_good > 0:
-            self._in_a_row = 0
 
     def _start(self, known: Sequence[BadFile], keys: frozenset[str] | None) -> None:
         """Count the known files and those of the list; leave the list with these alone."""

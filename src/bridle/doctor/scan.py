@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from bridle.data.manifest import Entry, Manifest, read_manifest
+from bridle.data.manifest import Entry, Manifest, is_silent_film, read_manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, DecodeError
 from bridle.media.audio import AudioInfo, decode_audio, probe_audio
@@ -81,12 +81,16 @@ def scan_files(
     listed = read_manifest(list(sources), probe=False)
     entries, heads, bad = [], [], list(listed.bad)
     for entry, head in zip(listed.entries, _parallel(_read_head, listed.entries, "reading headers", tell), strict=True):
+        if isinstance(head, BadFile) and is_silent_film(head) and not listed.columns:
+            continue
         if isinstance(head, BadFile):
             bad.append(head)
         else:
             entries.append(replace(entry, duration_seconds=entry.duration_seconds or head.info.duration_seconds))
             heads.append(head)
     if not entries:
+        if not bad:
+            raise DataError(f"none of {len(listed.entries)} films has a sound track; name a folder of recordings")
         raise DataError(f"none of {len(bad)} files is readable; first: {bad[0].key} ({bad[0].reason}); check the files")
     rows = permutation(len(entries), seed, "doctor")[:num_decoded].tolist()
     sample = [(entries[row], heads[row].info) for row in sorted(rows)]

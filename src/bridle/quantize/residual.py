@@ -70,8 +70,8 @@ class ResidualQuantizer(nn.Module):
     ema_usage: Tensor
     updates: Tensor
     fitted: Tensor
-    _last_revived: Tensor
-    _last_residual: Tensor
+    last_revived: Tensor
+    last_residual: Tensor
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -81,8 +81,8 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("ema_usage", torch.full((levels, size), 1 / size, dtype=torch.float32))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("_last_revived", torch.zeros(levels, dtype=torch.float32), persistent=False)
-        self.register_buffer("_last_residual", torch.zeros(levels, dtype=torch.float32), persistent=False)
+        self.register_buffer("last_revived", torch.zeros(levels, dtype=torch.float32))
+        self.register_buffer("last_residual", torch.zeros(levels, dtype=torch.float32))
         self._known_fitted = False
         self.register_load_state_dict_post_hook(_forget_fitted)  # type: ignore[no-untyped-call]
 
@@ -181,15 +181,15 @@ class ResidualQuantizer(nn.Module):
             sums = unpack(packed, self.codebooks)
             sound = packed.isfinite().all() & (sums.counts.sum() > 0)
             codebooks, usage = ema(self.codebooks, self.ema_usage, sums, self.config.decay)
-            revived = torch.zeros_like(self._last_revived)
+            revived = torch.zeros_like(self.last_revived)
             if self.config.revive_below > 0:
                 codebooks, usage, revived = revive(codebooks, usage, sums, self.config.revive_below)
             residual = sums.energies[1:] / sums.energies[0].clamp(min=torch.finfo(torch.float32).tiny)
             for buffer, new in (
                 (self.codebooks, codebooks),
                 (self.ema_usage, usage),
-                (self._last_revived, revived),
-                (self._last_residual, residual),
+                (self.last_revived, revived),
+                (self.last_residual, residual),
                 (self.updates, self.updates + 1),
             ):
                 buffer.copy_(torch.where(sound, new, buffer))
@@ -247,8 +247,8 @@ class ResidualQuantizer(nn.Module):
         named = {
             "usage": usage,
             "perplexity": perplexity,
-            "revived": self._last_revived.clone(),
-            "residual": self._last_residual.clone(),
+            "revived": self.last_revived.clone(),
+            "residual": self.last_residual.clone(),
         }
         return {f"{name}/{r}": value for name, values in named.items() for r, value in enumerate(values.unbind())}
 

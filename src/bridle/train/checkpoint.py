@@ -26,7 +26,7 @@ from bridle.errors import ConfigError, RunError
 from bridle.files import explain_write_error, fsync, link_or_copy, write_atomically
 
 FORMAT = "bridle-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _WEIGHTS, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _FOLDER_NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
