@@ -25,9 +25,9 @@ def chosen(subset: Subset, row: int) -> set[int]:
 def test_full_clips_are_divided_without_rest(kind: str) -> None:
     steps, seeds = torch.full((5,), 20), torch.arange(5)
     masks = draw_masks(MaskConfig(kind=kind), GRID, steps, seeds)  # type: ignore[arg-type]
-    assert masks.visible.valid is None and masks.masked.valid is None
+    assert masks.visible.valid is None and masks.predicted.valid is None
     for row in range(5):
-        visible, masked = chosen(masks.visible, row), chosen(masks.masked, row)
+        visible, masked = chosen(masks.visible, row), chosen(masks.predicted, row)
         assert not visible & masked
         assert visible | masked == set(range(GRID.num_patches))
         assert len(masked) / GRID.num_patches == pytest.approx(0.8, abs=0.06)
@@ -42,14 +42,14 @@ def test_padding_is_never_chosen_and_counts_follow_from_the_length(
     config = MaskConfig(kind=kind, mask_ratio=ratio, predict_ratio=0.5, num_masks=2)  # type: ignore[arg-type]
     valid_steps = torch.tensor(steps)
     masks = draw_masks(config, GRID, valid_steps, torch.arange(len(steps)) + seed)
-    hidden, predicted = num_masked(config, GRID, valid_steps)
+    masked, predicted = num_masked(config, GRID, valid_steps)
     for clip, clip_steps in enumerate(steps):
         for row in (2 * clip, 2 * clip + 1):
-            visible, masked = chosen(masks.visible, row), chosen(masks.masked, row)
-            assert max(visible | masked) < clip_steps * GRID.patches_per_step
-            assert not visible & masked
-            assert len(visible) == clip_steps * GRID.patches_per_step - int(hidden[clip]) >= 1
-            assert len(masked) == int(predicted[clip])
+            visible, asked = chosen(masks.visible, row), chosen(masks.predicted, row)
+            assert max(visible | asked) < clip_steps * GRID.patches_per_step
+            assert not visible & asked
+            assert len(visible) == clip_steps * GRID.patches_per_step - int(masked[clip]) >= 1
+            assert len(asked) == int(predicted[clip])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +61,7 @@ def test_a_clips_masks_do_not_depend_on_the_batch(kind: str) -> None:
         alone = draw_masks(config, PatchGrid(int(steps[clip]), 8), steps[clip : clip + 1], seeds[clip : clip + 1])
         for mask in range(3):
             assert chosen(together.visible, 3 * clip + mask) == chosen(alone.visible, mask)
-            assert chosen(together.masked, 3 * clip + mask) == chosen(alone.masked, mask)
+            assert chosen(together.predicted, 3 * clip + mask) == chosen(alone.predicted, mask)
 
 
 def test_masks_of_one_clip_differ_and_so_do_clips() -> None:

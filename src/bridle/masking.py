@@ -24,10 +24,10 @@ class MaskConfig:
     Attributes:
         kind: ``random`` patches; whole ``time`` steps; whole ``frequency`` bands (rows of the height axis);
             ``block``: what stays visible is a union of blocks (inverse block masking, EAT, arXiv 2401.03497).
-        mask_ratio: share of a clip's valid patches that is hidden, in (0, 1).
+        mask_ratio: share of a clip's valid patches that is masked, in (0, 1).
         block: (time, height) size in patches of a visible block, for ``block``.
         num_masks: masks drawn per clip; they share one tokenizer pass.
-        predict_ratio: share of the hidden patches that is predicted, in (0, 1].
+        predict_ratio: share of the masked patches that is predicted; the others are left out of the predictor, in (0, 1].
 
     Raises:
         ConfigError: a value out of range.
@@ -53,26 +53,26 @@ class Masks:
     """Visible and predicted patches of B * num_masks views; the views of one clip follow each other."""
 
     visible: Subset
-    masked: Subset
+    predicted: Subset
 
     def to(self, device: torch.device) -> Masks:
         """The same masks on ``device``."""
-        return Masks(self.visible.to(device), self.masked.to(device))
+        return Masks(self.visible.to(device), self.predicted.to(device))
 
 
 def num_masked(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Hidden and predicted patches of a clip with ``valid_steps`` (B,) valid time steps: two int64 tensors of shape (B,).
+    """Masked and predicted patches of a clip with ``valid_steps`` (B,) valid time steps: two int64 tensors of shape (B,).
 
-    At least one patch (time step, band) is hidden and one stays visible; a clip of a single one hides none.
+    At least one patch (time step, band) is masked and one stays visible; of a single one none is masked.
     """
     unit, units = torch.ones_like(valid_steps), valid_steps * grid.patches_per_step
     if config.kind == "time":
         unit, units = torch.full_like(valid_steps, grid.patches_per_step), valid_steps
     elif config.kind == "frequency":
         unit, units = valid_steps * grid.width, torch.full_like(valid_steps, grid.height)
-    hidden = torch.minimum((units * config.mask_ratio).round().long().clamp(min=1), (units - 1).clamp(min=0)) * unit
-    predicted = (hidden * config.predict_ratio).round().long().clamp(min=1)
-    return hidden, torch.minimum(predicted, hidden)
+    masked = torch.minimum((units * config.mask_ratio).round().long().clamp(min=1), (units - 1).clamp(min=0)) * unit
+    predicted = (masked * config.predict_ratio).round().long().clamp(min=1)
+    return masked, torch.minimum(predicted, masked)
 
 
 def draw_masks(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: Tensor) -> Masks:
@@ -91,26 +91,26 @@ def draw_masks(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor, seeds: 
     if len(seeds) == 0:
         none = Subset(torch.zeros(0, 1, dtype=torch.int64), None)
         return Masks(none, none)
-    hidden, predicted = num_masked(config, grid, valid_steps)
+    masked_count, predicted_count = num_masked(config, grid, valid_steps)
     step = torch.arange(grid.num_patches) // grid.patches_per_step
     valid = step < valid_steps[:, None]
-    visible_count = valid.sum(1) - hidden
+    visible_count = valid.sum(1) - masked_count
     rows = []
     for mask in range(config.num_masks):
         priority = _priority(config, grid, valid_steps, seeds, mask, visible_count)
         order = torch.where(valid, priority, torch.inf).argsort(dim=1, stable=True)
         rank = torch.arange(grid.num_patches)
-        is_hidden = (rank >= visible_count[:, None]) & (rank < (visible_count + hidden)[:, None])
-        # All hidden patches are predicted, or a random subset of them.
+        is_masked = (rank >= visible_count[:, None]) & (rank < (visible_count + masked_count)[:, None])
+        # All masked patches are predicted, or a random subset of them.
         noise = rank / 1.0 if config.predict_ratio == 1.0 else counter_uniform(seeds, grid.num_patches, stream=3 * mask + 2)
-        hidden_order = torch.where(is_hidden, noise, torch.inf).argsort(dim=1, stable=True)
-        rows.append((order, order.gather(1, hidden_order)))
+        predicted_order = torch.where(is_masked, noise, torch.inf).argsort(dim=1, stable=True)
+        rows.append((order, order.gather(1, predicted_order)))
     visible = torch.stack([row[0] for row in rows], 1).flatten(0, 1)
-    masked = torch.stack([row[1] for row in rows], 1).flatten(0, 1)
+    predicted = torch.stack([row[1] for row in rows], 1).flatten(0, 1)
     repeats = config.num_masks
     return Masks(
         _ragged(visible, visible_count.repeat_interleave(repeats)),
-        _ragged(masked, predicted.repeat_interleave(repeats)),
+        _ragged(predicted, predicted_count.repeat_interleave(repeats)),
     )
 
 

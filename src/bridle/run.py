@@ -37,7 +37,7 @@ class RunConfig:
         audio: from file to log-mel.
         encoder: size and patch of the encoder; the tokenizer's ViT has the same size.
         predictor: size and kind of the predictor.
-        masks: how patches are hidden.
+        masks: how patches are masked.
         quantizer: codebooks of both tokenizers.
         cold_start: the random tokenizer.
         estimator: what the tokenizer phase is trained through.

@@ -105,9 +105,9 @@ def test_predictor_ignores_padding_and_keeps_its_shape(config: PredictorConfig) 
     grid, steps = PatchGrid(6, 4), torch.tensor([6, 3])
     masks = draw_masks(MaskConfig(mask_ratio=0.5), grid, steps, torch.tensor([1, 2]))
     features = torch.randn(2, masks.visible.indices.shape[1], 32)  # type: ignore[union-attr]
-    out = predictor(Features(torch.ones(2, 32), features), grid, masks.visible, masks.masked)
+    out = predictor(Features(torch.ones(2, 32), features), grid, masks.visible, masks.predicted)
     assert head(out).shape == (2, 12, 3, 7)
-    visible, masked = (s.indices[1:, s.valid[1]] for s in (masks.visible, masks.masked))  # type: ignore[index,union-attr]
+    visible, masked = (s.indices[1:, s.valid[1]] for s in (masks.visible, masks.predicted))  # type: ignore[index,union-attr]
     alone = predictor(
         Features(torch.ones(1, 32), features[1:, : visible.shape[1]]), grid, Subset(visible, None), Subset(masked, None)
     )

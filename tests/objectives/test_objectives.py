@@ -101,7 +101,7 @@ def test_several_masks_share_one_tokenizer_pass() -> None:
     original = parts.cold.vectors_at
     parts.cold.vectors_at = lambda *a: calls.append(a) or original(*a)  # type: ignore[method-assign,func-returns-value]
     view = whole_view(data, ENCODER.patch)
-    masked = draw_view_masks(view, masks, data.seeds, torch.device("cpu")).masked
+    masked = draw_view_masks(view, masks, data.seeds, torch.device("cpu")).predicted
     codes = labels_at(objective.tokenizer, view, masked)
     assert len(calls) == 1
     everything = parts.cold.quantizer.encode(parts.cold.vectors(view.patches, view.every))

@@ -79,7 +79,7 @@ def settings_table(config: RunConfig) -> Table:
         "encoder": f"width {encoder.width}, depth {encoder.depth}, heads {encoder.heads}, "
         f"patches of {encoder.patch[0]} frames x {encoder.patch[1]} bands",
         "predictor": f"{predictor.kind}, width {predictor.width}, depth {predictor.depth}",
-        "masks": f"{config.masks.kind}, {100 * config.masks.mask_ratio:.0f} % hidden, {config.masks.num_masks} per clip",
+        "masks": f"{config.masks.kind}, {100 * config.masks.mask_ratio:.0f} % masked, {config.masks.num_masks} per clip",
         "codebooks": f"{quantizer.num_codebooks} x {quantizer.codebook_size} codes of {quantizer.code_dim}",
         "training": f"batches of {config.train.batch_size} clips, {config.train.precision}, "
         f"learning rate {config.encoder_optim.lr:g}, tokenizer's {config.tokenizer_optim.lr:g}",

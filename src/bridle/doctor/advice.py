@@ -108,7 +108,7 @@ def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
     if num_short > 0.1 * len(entries):
         yield (
             f"files shorter than {SHORT_STEPS * step:.2f} s, {SHORT_STEPS} patches in time: {num_short:,}; little is left "
-            "in them to predict hidden patches from: join them, or use shorter patches, such as "
+            "in them to predict masked patches from: join them, or use shorter patches, such as "
             f"--encoder.patch {max(1, config.encoder.patch[0] // 2)} {config.encoder.patch[1]} 1"
         )
     if plan.padding_ratio > MUCH_PADDING:

@@ -66,14 +66,14 @@ class Predictor(nn.Module):
         init_weights(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, features: Features, grid: PatchGrid, visible: Subset, masked: Subset) -> Tensor:
+    def forward(self, features: Features, grid: PatchGrid, visible: Subset, predicted: Subset) -> Tensor:
         """Predict.
 
         Args:
             features: of the V visible patches.
             grid: the grid both subsets refer to.
             visible: V indices per row.
-            masked: M indices per row.
+            predicted: M indices of masked patches per row.
 
         Returns:
             (B, M, predictor width).
@@ -81,26 +81,28 @@ class Predictor(nn.Module):
         positions = sine_cosine(grid, self.config.width, self.axes, features.patches.device)
         context = self.embed(torch.cat([features.summary[:, None], features.patches], dim=1))
         context = context + nn.functional.pad(positions[_indices(visible)], (0, 0, 1, 0))
-        queries = self.mask_token + positions[_indices(masked)]
+        queries = self.mask_token + positions[_indices(predicted)]
         if self.config.kind == "cross":
             allowed = key_mask(visible.valid, extra=1)
             for block in self.blocks:
                 queries = block(queries, context, allowed)
             return self.norm(queries)  # type: ignore[no-any-return]
         x = torch.cat([context, queries], dim=1)
-        allowed = self._allowed(grid, visible, masked)
+        allowed = self._allowed(grid, visible, predicted)
         for block in self.blocks:
             x = block(x, allowed)
         return self.norm(x[:, context.shape[1] :])  # type: ignore[no-any-return]
 
-    def _allowed(self, grid: PatchGrid, visible: Subset, masked: Subset) -> Tensor | None:
+    def _allowed(self, grid: PatchGrid, visible: Subset, predicted: Subset) -> Tensor | None:
         valid = None
-        if visible.valid is not None or masked.valid is not None:
-            parts = [torch.ones_like(_indices(s), dtype=torch.bool) if s.valid is None else s.valid for s in (visible, masked)]
+        if visible.valid is not None or predicted.valid is not None:
+            parts = [
+                torch.ones_like(_indices(s), dtype=torch.bool) if s.valid is None else s.valid for s in (visible, predicted)
+            ]
             valid = key_mask(torch.cat(parts, dim=1), extra=1)
         if not self.config.window:
             return valid
-        places = torch.cat([_indices(visible), _indices(masked)], dim=1)
+        places = torch.cat([_indices(visible), _indices(predicted)], dim=1)
         near = window_mask(grid.coordinates(places.device)[places], self.config.window)
         near = nn.functional.pad(near, (1, 0, 1, 0), value=True)[:, None]
         return near if valid is None else near & valid

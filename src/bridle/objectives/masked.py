@@ -1,4 +1,4 @@
-"""The encoder phase: predict the codes of hidden patches; and the masked-patch regression baseline."""
+"""The encoder phase: predict the codes of masked patches; and the masked-patch regression baseline."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def num_predicted(batch: Batch, patch: PatchSize, masks: MaskConfig) -> int:
     return int(num_masked(masks, grid_of(batch, patch), steps)[1].sum()) * masks.num_masks
 
 
-def labels_at(tokenizer: CodeSource, view: WholeView, masked: Subset) -> Tensor:
+def labels_at(tokenizer: CodeSource, view: WholeView, predicted: Subset) -> Tensor:
     """Codes of the predicted positions, from one tokenizer pass per clip: (B', M, R) int64. No gradient."""
-    assert masked.indices is not None
+    assert predicted.indices is not None
     with torch.no_grad():
-        rows = masked.per_clip(len(view.patches.values))
+        rows = predicted.per_clip(len(view.patches.values))
         vectors = tokenizer.vectors_at(view.patches, view.every, rows)
         codes = tokenizer.quantizer.encode(vectors, check=False)
-    return codes.reshape(*masked.indices.shape, codes.shape[-1])
+    return codes.reshape(*predicted.indices.shape, codes.shape[-1])
 
 
 class MaskedCodes(Objective):
-    """Cross-entropy of the codes of hidden patches; the labels come from a frozen tokenizer on the whole clip
+    """Cross-entropy of the codes of masked patches; the labels come from a frozen tokenizer on the whole clip
     (method.md, eq. 1).
 
     Args:
@@ -76,12 +76,12 @@ class MaskedCodes(Objective):
         """Losses ``code/r`` and metrics ``accuracy/r``, summed over predicted positions."""
         view = whole_view(batch, self.encoder.config.patch)
         masks = draw_view_masks(view, self.masks, batch.seeds, batch.inputs.device)
-        codes = labels_at(self.tokenizer, view, masks.masked)
+        codes = labels_at(self.tokenizer, view, masks.predicted)
         features = self.encoder(view.patches, masks.visible)
-        logits = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.masked))
-        losses = code_cross_entropy(logits, codes, masks.masked.valid)
+        logits = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.predicted))
+        losses = code_cross_entropy(logits, codes, masks.predicted.valid)
         with torch.no_grad():
-            right = code_accuracy(logits, codes, masks.masked.valid)
+            right = code_accuracy(logits, codes, masks.predicted.valid)
         return StepOutput(
             {f"code/{r}": losses[r] for r in range(len(losses))}, {f"accuracy/{r}": right[r] for r in range(len(right))}
         )
@@ -111,7 +111,7 @@ class MaskedCodes(Objective):
 
 
 class MaskedPatches(Objective):
-    """Baseline: regress the normalised values of hidden patches (MAE, arXiv 2111.06377; AudioMAE, arXiv 2207.06405)."""
+    """Baseline: regress the normalised values of masked patches (MAE, arXiv 2111.06377; AudioMAE, arXiv 2207.06405)."""
 
     def __init__(self, encoder: Encoder, predictor: Predictor, head: PatchHead, masks: MaskConfig) -> None:
         super().__init__()
@@ -122,9 +122,9 @@ class MaskedPatches(Objective):
         view = whole_view(batch, self.encoder.config.patch)
         masks = draw_view_masks(view, self.masks, batch.seeds, batch.inputs.device)
         features = self.encoder(view.patches, masks.visible)
-        predicted = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.masked))
-        target = normalise_patches(masks.masked.gather(view.patches.values))
-        return StepOutput({"patch": patch_regression(predicted, target, masks.masked.valid)})
+        values = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.predicted))
+        target = normalise_patches(masks.predicted.gather(view.patches.values))
+        return StepOutput({"patch": patch_regression(values, target, masks.predicted.valid)})
 
     def counts(self, batch: Batch, step: int) -> dict[str, int]:
         """Predicted positions."""
