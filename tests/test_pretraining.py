@@ -73,6 +73,29 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert_equal_runs(run, uninterrupted)
 
 
+class Signalled(Silent):
+    """Gets SIGTERM at the end of a step."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def step(self, done: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_at_the_last_step_of_a_phase_stops_the_run_before_the_next_one(
+    uninterrupted: Path, tone_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    outcome = pretrain(debug(), [tone_folder], run, reporter=Signalled(4), device=torch.device("cpu"))
+    assert outcome == Outcome(False, 4, 0, signal.SIGTERM)
+    assert len(state(run)[3]) == 4
+    assert pretrain(debug(), [tone_folder], run, resume=True, device=torch.device("cpu")).finished
+    assert_equal_runs(run, uninterrupted)
+
+
 def assert_equal_runs(ours: Path, theirs: Path) -> None:
     got, expected = state(ours), state(theirs)
     for name, mine, other in zip(("weights", "optimizer"), got[:2], expected[:2], strict=True):

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from runs import SETS, UNLABELLED, machine, mean_interval, own_probes, probes, train
 
+from bridle.files import write_atomically
 from bridle.pretraining import Silent, pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig
@@ -70,11 +71,11 @@ def seconds_per_step(method: str, kind: str, data: Path) -> float:
 
 def speeds(data: Path, kept: Path) -> dict[str, float]:
     """Seconds per step by ``method/kind``, measured once: the plan must not change between calls."""
-    if not kept.exists():
+    if not kept.exists():  # processes that share the folder begin when this file is there
         kinds = {RQ: ("cold", "tokenizer", "encoder"), VQ: ("cold", "tokenizer", "encoder"), PATCHES: ("patches",)}
         measured = {f"{method}/{kind}": seconds_per_step(method, kind, data) for method, own in kinds.items() for kind in own}
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(measured))
+        write_atomically(kept, json.dumps(measured))
     found: dict[str, float] = json.loads(kept.read_text())
     return found
 
@@ -130,7 +131,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = plan(arguments.steps, speeds(arguments.data, arguments.out / "speeds.json"))
+    rows = plan(arguments.steps, speeds(arguments.data, arguments.out / f"speeds-{arguments.threads}-threads.json"))
     if arguments.rows:
         wanted = {row.run for name, row in rows.items() if any(text in name for text in arguments.rows)}
         rows = {name: row for name, row in rows.items() if row.run in wanted}  # a run's earlier stages are probed on the way

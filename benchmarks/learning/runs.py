@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -12,17 +13,15 @@ from pathlib import Path
 
 import torch
 
-from bridle.config import to_dict
+from bridle.config import fingerprint, to_dict
 from bridle.data.manifest import read_manifest
 from bridle.eval.evaluate import RUN, Columns, evaluate_run
 from bridle.eval.features import collect_features
+from bridle.eval.intervals import student_half_width
 from bridle.eval.protocol import FeatureSet, evaluate, knn_probe, linear_probe
 from bridle.inference import Model, load
 from bridle.pretraining import pretrain
 from bridle.run import RunConfig
-
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Two-sided 95 % quantile of Student's t for the mean of n values."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,14 @@ UNLABELLED = ("esc10/audio", "fsdd/audio", "grid_s1/audio")
 def train(config: RunConfig, data: Path, run: Path) -> float:
     """Train the run through ``config.phases``, resuming what is there; returns the wall-clock minutes of all calls so far.
 
-    A run whose recorded stages hold these phases is left as it is, also when it went on since.
+    A run whose recorded stages hold these phases is left as it is, also when it went on since. A run of other settings is
+    refused, so that no table holds numbers of an older recipe.
     """
     record = run.parent / f"{run.name}.json"
-    kept = json.loads(record.read_text()) if record.exists() else {"seconds": 0.0, "stages": {}}
+    settings = fingerprint(dataclasses.replace(config, phases="cold:1"))
+    kept = json.loads(record.read_text()) if record.exists() else {"settings": settings, "seconds": 0.0, "stages": {}}
+    if kept["settings"] != settings:
+        raise SystemExit(f"{run} was trained with other settings; remove it and {record.name}, or choose another --out")
     if config.phases not in kept["stages"]:
         start, finished = time.perf_counter(), False
         try:
@@ -106,10 +109,7 @@ def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dic
 def mean_interval(values: list[float]) -> tuple[float, float]:
     """Mean and half width of its 95 % interval by Student's t; the width of one value is NaN."""
     mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return mean, T_95[len(values)] * deviation / math.sqrt(len(values))
+    return mean, student_half_width(values) if len(values) > 1 else math.nan
 
 
 def product_rate() -> float:

@@ -187,6 +187,8 @@ class _Run:
                 if start < lengths[index]:
                     finished = self._run_phase(phases[index], lengths[: index + 1], start, checkpoint if start else None)
                     done = self.last_step
+                if index + 1 < len(phases):  # a signal at the last step of a phase stops the run before the next one
+                    finished = finished and not distributed.any_rank(self.stop.signal != 0, self.device)
                 if not finished:
                     break
         if self.writer:

@@ -13,15 +13,19 @@ Z_QUANTILE = 1.959964
 """97.5 % quantile of the normal distribution."""
 
 
-def t_interval(accuracies: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of n >= 2 accuracies by Student's t with n - 1 degrees of freedom, cut to [0, 1]."""
-    degrees = len(accuracies) - 1
+def student_half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of n >= 2 values by Student's t with n - 1 degrees of freedom."""
+    degrees = len(values) - 1
     if degrees <= len(_T_QUANTILES):
         quantile = _T_QUANTILES[degrees - 1]
     else:  # Abramowitz and Stegun 26.7.5
         quantile = Z_QUANTILE + 2.37227 / degrees + 2.8225 / degrees**2 + 2.5556 / degrees**3
-    mean = float(np.mean(accuracies))
-    half = quantile * float(np.std(accuracies, ddof=1)) / math.sqrt(len(accuracies))
+    return quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def t_interval(accuracies: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of n >= 2 accuracies (:func:`student_half_width`), cut to [0, 1]."""
+    mean, half = float(np.mean(accuracies)), student_half_width(accuracies)
     return max(0.0, mean - half), min(1.0, mean + half)
 
 

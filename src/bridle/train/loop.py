@@ -25,6 +25,15 @@ from bridle.optim.groups import OptimConfig, clip_gradients
 from bridle.optim.schedule import warmup_cosine
 
 Precision = Literal["auto", "fp32", "bf16"]
+_AT_LEAST_1 = (
+    "batch_size",
+    "num_micro_batches",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "num_checkpoints",
+    "max_bad_in_a_row",
+    "max_skipped_in_a_row",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class TrainConfig:
     max_skipped_in_a_row: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_micro_batches", "log_every_steps", "checkpoint_every_steps", "num_checkpoints"):
+        for name in _AT_LEAST_1:
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be 1 or more")
         if self.num_workers < 0:
