@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -71,6 +72,21 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     outcome = pretrain(debug(), [tone_folder], run, resume=True, device=torch.device("cpu"))
     assert outcome.finished and outcome.step == 16
     assert_equal_runs(run, uninterrupted)
+
+
+@pytest.mark.parametrize(("precision", "num_workers"), [("bf16", 0), ("fp32", 2)])
+def test_resume_is_exact_in_bf16_and_with_decoding_processes(
+    precision: Literal["bf16", "fp32"], num_workers: int, tone_folder: Path, tmp_path: Path
+) -> None:
+    config = debug(phases="cold:3steps, tokenizer:3steps, encoder:3steps")
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, precision=precision, num_workers=num_workers, checkpoint_every_steps=2)
+    )
+    pretrain(config, [tone_folder], tmp_path / "whole", device=torch.device("cpu"))
+    with pytest.raises(SystemExit):
+        pretrain(config, [tone_folder], tmp_path / "run", reporter=Dies(6), device=torch.device("cpu"))
+    assert pretrain(config, [tone_folder], tmp_path / "run", resume=True, device=torch.device("cpu")).finished
+    assert_equal_runs(tmp_path / "run", tmp_path / "whole")
 
 
 class Signalled(Silent):
@@ -344,6 +360,7 @@ def test_bad_files_are_quarantined_and_too_many_stop_the_run(tone_folder: Path, 
 _TWO = """
 import json, sys, torch
 from pathlib import Path
+from typing import Literal
 from bridle import distributed
 from bridle.config import from_dict
 from bridle.pretraining import pretrain
