@@ -112,9 +112,9 @@ class Model:
         """
         parts = []
         for encoded in self.encode(self._windows(sound), layers=(self.depth if layer is None else layer,)):
-            cut = encoded.layers[0].reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1)
+            cut = encoded.layers[0].reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1).cpu()
             parts += [row[:steps] for row, steps in zip(cut, encoded.steps.tolist(), strict=True)]
-        features = torch.cat(parts).cpu()
+        features = torch.cat(parts)
         if pooling == "none":
             return features
         steps, bands, _ = features.shape
@@ -194,12 +194,14 @@ class Model:
             except (DecodeError, OSError) as error:
                 bad.append(BadFile.of(entry, error))
 
-    def _windows(self, sound: Sound) -> list[Window]:
+    def _windows(self, sound: Sound) -> Iterator[Window]:
+        """The windows one after the other, so that a long file is never in memory as a whole."""
         if isinstance(sound, Tensor):
             clips: Iterable[LoadedClip] = self.loader.waveform_windows(_checked_waveform(sound))
         else:
             clips = self.loader.windows(Entry(key=str(sound), path=str(sound)))
-        return [Window(0, clip.start_seconds, clip.inputs) for clip in clips]
+        for clip in clips:
+            yield Window(0, clip.start_seconds, clip.inputs)
 
     def _batches(self, windows: Iterable[Window], batch_size: int) -> Iterator[tuple[list[Window], Batch]]:
         group: list[Window] = []
