@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -35,16 +36,25 @@ def debug(**changes: object) -> RunConfig:
     return dataclasses.replace(config, train=train, **changes)  # type: ignore[arg-type]
 
 
-class Dies(Silent):
-    """Stops the run like a kill: an exception between two steps, no goodbye."""
+class After(Silent):
+    """Does something after a number of steps."""
 
-    def __init__(self, after: int) -> None:
-        self.left = after
+    def __init__(self, num_steps: int, act: Callable[[], object]) -> None:
+        self.left, self.act = num_steps, act
 
     def step(self, done: int) -> None:
         self.left -= 1
         if self.left == 0:
-            raise SystemExit("killed")
+            self.act()
+
+
+def die() -> None:
+    """Stop like a kill: an exception between two steps, no goodbye."""
+    raise SystemExit("killed")
+
+
+def get_sigterm() -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def state(run: Path) -> tuple[dict, dict, dict, list[dict]]:
@@ -68,7 +78,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     run = tmp_path / "run"
     with pytest.raises(SystemExit):
-        pretrain(debug(), [tone_folder], run, reporter=Dies(killed_after), device=torch.device("cpu"))
+        pretrain(debug(), [tone_folder], run, reporter=After(killed_after, die), device=torch.device("cpu"))
     outcome = pretrain(debug(), [tone_folder], run, resume=True, device=torch.device("cpu"))
     assert outcome.finished and outcome.step == 16
     assert_equal_runs(run, uninterrupted)
@@ -84,28 +94,16 @@ def test_resume_is_exact_in_bf16_and_with_decoding_processes(
     )
     pretrain(config, [tone_folder], tmp_path / "whole", device=torch.device("cpu"))
     with pytest.raises(SystemExit):
-        pretrain(config, [tone_folder], tmp_path / "run", reporter=Dies(6), device=torch.device("cpu"))
+        pretrain(config, [tone_folder], tmp_path / "run", reporter=After(6, die), device=torch.device("cpu"))
     assert pretrain(config, [tone_folder], tmp_path / "run", resume=True, device=torch.device("cpu")).finished
     assert_equal_runs(tmp_path / "run", tmp_path / "whole")
-
-
-class Signalled(Silent):
-    """Gets SIGTERM at the end of a step."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def step(self, done: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_at_the_last_step_of_a_phase_stops_the_run_before_the_next_one(
     uninterrupted: Path, tone_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    outcome = pretrain(debug(), [tone_folder], run, reporter=Signalled(4), device=torch.device("cpu"))
+    outcome = pretrain(debug(), [tone_folder], run, reporter=After(4, get_sigterm), device=torch.device("cpu"))
     assert outcome == Outcome(False, 4, 0, signal.SIGTERM)
     assert len(state(run)[3]) == 4
     assert pretrain(debug(), [tone_folder], run, resume=True, device=torch.device("cpu")).finished
@@ -131,7 +129,7 @@ def test_phases_added_to_a_finished_run_give_the_run_that_had_them_from_the_star
     run, device = tmp_path / "run", torch.device("cpu")
     pretrain(debug(phases=first), [tone_folder], run, device=device)
     with pytest.raises(SystemExit):
-        pretrain(debug(), [tone_folder], run, resume=True, reporter=Dies(1), device=device)
+        pretrain(debug(), [tone_folder], run, resume=True, reporter=After(1, die), device=device)
     assert load(run).config.phases == PHASES  # the weights fit the longer configuration before its first checkpoint
     assert pretrain(debug(), [tone_folder], run, resume=True, device=device) == Outcome(True, 16, 0)
     assert_equal_runs(run, uninterrupted)

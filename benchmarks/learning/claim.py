@@ -2,8 +2,8 @@
 
 Every method gets a first round; the two with a tokenizer go on with a second round, which stands beside first rounds of the
 same total minutes. Probes on esc10's official folds and on grid_s1's digits. Every run goes on where it was, and several
-processes may share the rows (``--rows``, ``--seeds``) and the folder; minutes are equal by the speeds that the first call
-measured. Command: ``python benchmarks/learning/claim.py --data DATA --out RUNS``. The last line is one JSON document.
+processes may share the rows (``--rows``, ``--seeds``) and the folder, once the first call has measured the speeds by which
+minutes are equal. Command: ``python benchmarks/learning/claim.py --data DATA --out RUNS``. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def seconds_per_step(method: str, kind: str, data: Path) -> float:
 
 def speeds(data: Path, kept: Path) -> dict[str, float]:
     """Seconds per step by ``method/kind``, measured once: the plan must not change between calls."""
-    if not kept.exists():  # processes that share the folder begin when this file is there
+    if not kept.exists():
         kinds = {RQ: ("cold", "tokenizer", "encoder"), VQ: ("cold", "tokenizer", "encoder"), PATCHES: ("patches",)}
         measured = {f"{method}/{kind}": seconds_per_step(method, kind, data) for method, own in kinds.items() for kind in own}
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ class MaskConfig:
         mask_ratio: share of a clip's valid patches that is masked, in (0, 1).
         block: (time, height) size in patches of a visible block, for ``block``.
         num_masks: masks drawn per clip; they share one tokenizer pass.
-        predict_ratio: share of the masked patches that is predicted; the others are left out of the predictor, in (0, 1].
+        predict_ratio: share of the masked patches that is predicted, in (0, 1]; the predictor leaves the others out.
 
     Raises:
         ConfigError: a value out of range.

@@ -12,7 +12,7 @@ from bridle.errors import ConfigError
 
 PhaseKind = Literal["cold", "encoder", "tokenizer", "joint", "patches"]
 _LABELS = {"cold": "random tokenizer", "encoder": "tokenizer", "joint": "tokenizer", "patches": "patches"}
-_ITEM = re.compile(r"([a-z]+):([0-9]+(?:\.[0-9]+)?)(epochs|steps)?(?: +lr=([0-9.]+(?:e-?[0-9]+)?))?")
+_ITEM = re.compile(r"([a-z]+):([0-9]+(?:\.[0-9]+)?)(epochs|steps)?(?: +lr=([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
     phases = []
     for item in (part.strip() for part in text.split(",")):
         match = _ITEM.fullmatch(item)
-        if match is None or match[1] not in get_args(PhaseKind) or float(match[2]) == 0 or not _is_rate(match[4]):
+        known = match is not None and match[1] in get_args(PhaseKind)
+        if match is None or not known or float(match[2]) == 0 or not 0 < float(match[4] or 1) < math.inf:
             raise ConfigError(
                 f"phases: cannot read {item!r}; write kind:length with kind of {', '.join(get_args(PhaseKind))} "
                 "and a length in epochs or steps, with its own peak learning rate or without, such as "
@@ -84,12 +85,3 @@ def has_new_labels(plan: Sequence[Phase], index: int) -> bool:
 
 def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
-
-
-def _is_rate(text: str | None) -> bool:
-    if text is None:
-        return True
-    try:
-        return 0.0 < float(text) < math.inf
-    except ValueError:
-        return False

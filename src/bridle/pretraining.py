@@ -244,7 +244,6 @@ class _Run:
                 f"the processes see different newest checkpoints ({', '.join(steps)}); --out must be on a shared disk"
             )
         if path is None:
-            self._write_settings()
             return None
         checkpoint = load_checkpoint(path)
         if checkpoint.state["data"] != self.data:
@@ -283,7 +282,7 @@ class _Run:
 
     def log(self, step: int, values: dict[str, Tensor]) -> None:
         """Write one line of metrics; count the bad files of all ranks, so that all of them stop together."""
-        failure = self._write(step, values) if self.writer is not None else None
+        failure = self._write(step, values)
         gathered = distributed.gather_objects((self.read, failure))
         self.read = []
         for _, reason in gathered:
@@ -293,8 +292,9 @@ class _Run:
             self.quarantine.add([file for bad, _ in ranks for file in bad], sum(good for _, good in ranks))
 
     def _write(self, step: int, values: dict[str, Tensor]) -> str | None:
-        """A line of metrics to file and screen; the reason if that failed."""
-        assert self.writer is not None
+        """A line of metrics to file and screen, on the rank that writes; the reason if that failed."""
+        if self.writer is None:
+            return None
         self.writer.write(self.steps_before + step, self.phase_name, values)
         try:
             self.writer.flush()

@@ -173,7 +173,8 @@ def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _P
         line = dict(last.get(name, {}))
         logged = int(line.pop("step", 0)) - sum(position.phase_steps[:index]) if line else 0
         line.pop("phase", None)
-        summaries.append(PhaseSummary(name, f"{phase.length:g} {phase.unit}", done, total, logged, line))
+        length = f"{phase.length:g} {phase.unit}" + ("" if phase.lr is None else f", lr {phase.lr:g}")
+        summaries.append(PhaseSummary(name, length, done, total, logged, line))
     return tuple(summaries)
 
 

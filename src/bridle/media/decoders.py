@@ -38,10 +38,9 @@ _BLOCK_VALUES = 1 << 20  # read at most this many values at once, so that a lyin
 _MARGIN_SAMPLES = 256  # of the lower rate, on both sides: reach of soxr's HQ filter (measured: 1e-6 from 160 on)
 _PREROLL_SECONDS = 0.5  # decoded and dropped after a seek: bit reservoir of mp3, overlap of aac, convergence of opus
 # FFmpeg also "plays" text, pictures and play lists that open other files and addresses; only these are let in.
+_AV_FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,matroska,webm,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 NO_SOUND_TRACK = "no sound track"
 """Why a film without sound is unreadable."""
-
-_AV_FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,matroska,webm,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 
 
 @dataclass(frozen=True)
