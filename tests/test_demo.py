@@ -15,7 +15,7 @@ import pytest
 from bridle import cli, demo
 from bridle.commands import demo as command
 from bridle.data.manifest import read_manifest
-from bridle.demo import download, extract, find_sounds, steps_in
+from bridle.demo import Archive, download, extract, find_sounds, steps_in
 from bridle.doctor.speed import PhaseTime, Speed
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.eval.evaluate import RANDOM
@@ -93,6 +93,10 @@ def esc50_zip(folder, sound, extra=()):
     return stream.getvalue()
 
 
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
 # Which sounds
 
 
@@ -162,37 +166,43 @@ def test_data_without_labels_is_an_error(tmp_path, sound, names, table, message)
 def test_esc10_is_downloaded_once(tmp_path, sound, site):
     site.answers["/master.zip"] = body = esc50_zip(tmp_path / "source", sound)
     told = []
-    found = find_sounds(None, tmp_path / "out", url=f"{site.url}/master.zip", on_bytes=lambda *sizes: told.append(sizes))
-    assert found.reason == f"127.0.0.1 answered; sha256 of the archive {hashlib.sha256(body).hexdigest()}"
+    archive = Archive(f"{site.url}/master.zip", md5(body))
+    found = find_sounds(None, tmp_path / "out", archive=archive, on_bytes=lambda *sizes: told.append(sizes))
+    assert found.reason == f"127.0.0.1 answered; md5 {md5(body)}, as expected"
     assert told[-1] == (len(body), len(body))
     rows = read_csv(found.manifest)
     assert [row["class"] for row in rows] == ["dog", "rain", "dog", "rain"]
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.wav")) == [f"1-{i}-A-{i % 3}.wav" for i in (0, 1, 3, 4)]
     assert not list((tmp_path / "out").rglob("*.zip*"))
     site.answers.clear()
-    again = find_sounds(None, tmp_path / "out", url=f"{site.url}/master.zip")
+    again = find_sounds(None, tmp_path / "out", archive=archive)
     assert (again.manifest, again.protocol, again.reason) == (found.manifest, "fold", "it was downloaded before")
 
 
 def test_synthetic_set_is_the_last_resort_and_is_kept(tmp_path, site, monkeypatch):
     monkeypatch.setattr(demo, "NUM_SYNTHETIC_CLIPS", 10)
-    found = find_sounds(None, tmp_path, url=f"{site.url}/gone.zip", seed=3)
+    found = find_sounds(None, tmp_path, archive=Archive(f"{site.url}/gone.zip", ""), seed=3)
     assert found.reason == "ESC-10 could not be downloaded: 127.0.0.1 cannot be reached: Not Found"
     assert (len(read_csv(found.manifest)), found.protocol) == (10, "fold")
     before = found.manifest.stat().st_mtime_ns
-    again = find_sounds(None, tmp_path, url="", seed=3)
+    again = find_sounds(None, tmp_path, archive=None, seed=3)
     assert (again.manifest, again.reason) == (found.manifest, "no download was wanted")
     assert again.manifest.stat().st_mtime_ns == before
 
 
 def test_archive_that_is_not_esc50_leads_to_the_synthetic_set(tmp_path, site, monkeypatch):
     monkeypatch.setattr(demo, "NUM_SYNTHETIC_CLIPS", 10)
-    site.answers["/a.zip"] = b"no zip"
-    assert "a whole zip" in find_sounds(None, tmp_path / "1", url=f"{site.url}/a.zip").reason
     stream = io.BytesIO()
     zipfile.ZipFile(stream, "w").close()
-    site.answers["/a.zip"] = stream.getvalue()
-    assert "it is not ESC-50" in find_sounds(None, tmp_path / "2", url=f"{site.url}/a.zip").reason
+    empty = stream.getvalue()
+    for body, known, message in [
+        (b"no zip", md5(b"no zip"), "a whole zip"),
+        (empty, md5(empty), "it is not ESC-50"),
+        (empty, md5(b"no zip"), f"is {md5(empty)}, not {md5(b'no zip')}"),
+    ]:
+        site.answers["/a.zip"] = body
+        found = find_sounds(None, tmp_path, archive=Archive(f"{site.url}/a.zip", known))
+        assert message in found.reason and found.title.startswith("synthetic")
 
 
 # Downloads and archives
@@ -200,11 +210,10 @@ def test_archive_that_is_not_esc50_leads_to_the_synthetic_set(tmp_path, site, mo
 
 def test_download_checks_the_checksum(tmp_path, site):
     site.answers["/file"] = body = b"0123456789" * 1000
-    expected = hashlib.sha256(body).hexdigest()
-    assert download(f"{site.url}/file", tmp_path / "new" / "file", sha256=expected) == expected
+    download(f"{site.url}/file", tmp_path / "new" / "file", md5=md5(body))
     assert (tmp_path / "new" / "file").read_bytes() == body
-    with pytest.raises(DataError, match=f"is {expected}, not 00"):
-        download(f"{site.url}/file", tmp_path / "other", sha256="00")
+    with pytest.raises(DataError, match=f"is {md5(body)}, not 00"):
+        download(f"{site.url}/file", tmp_path / "other", md5="00")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
@@ -213,7 +222,7 @@ def test_host_that_never_answers_is_given_up(tmp_path, site):
     site.answers["/file"] = lambda handler: release.wait()
     try:
         with pytest.raises(DataError, match=r"127.0.0.1 did not answer within 0.05 s"):
-            download(f"{site.url}/file", tmp_path / "file", answer_seconds=0.05)
+            download(f"{site.url}/file", tmp_path / "file", md5="", answer_seconds=0.05)
     finally:
         release.set()
 
@@ -244,13 +253,13 @@ def endless(handler):
 def test_download_that_goes_wrong_leaves_nothing(tmp_path, site, answer, settings, message):
     site.answers["/file"] = answer
     with pytest.raises(DataError, match=message):
-        download(f"{site.url}/file", tmp_path / "file", **settings)
+        download(f"{site.url}/file", tmp_path / "file", md5=md5(b""), **settings)
     assert not list(tmp_path.iterdir())
 
 
 def test_other_addresses_than_the_webs_are_refused(tmp_path, sound):
     with pytest.raises(DataError, match="no http or https address"):
-        download(sound.as_uri(), tmp_path / "file")
+        download(sound.as_uri(), tmp_path / "file", md5="")
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:/evil.txt"])

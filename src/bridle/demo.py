@@ -24,8 +24,6 @@ from bridle.files import write_atomically
 from bridle.randomness import permutation
 from bridle.synthetic import write_sound_set
 
-ESC50_URL = "https://github.com/karoldvl/ESC-50/archive/master.zip"
-"""ESC-50 by K. J. Piczak (2015), CC BY-NC; its ESC-10 part is CC BY. An archive made on request has no lasting checksum."""
 NUM_SYNTHETIC_CLIPS, MAX_CLIPS = 400, 1000
 TABLES = ("meta.csv", "esc50.csv", "meta/esc50.csv")
 LABEL_COLUMNS = ("class", "category", "label", "target")
@@ -34,6 +32,21 @@ _CHUNK = 1 << 20
 
 OnBytes = Callable[[int, int], object]
 """``(bytes done, bytes in all or 0)``."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip archive on the web in the layout of ESC-50, and its md5 in hexadecimal."""
+
+    url: str
+    md5: str
+
+
+ESC50 = Archive(
+    "https://github.com/karolpiczak/ESC-50/archive/33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6.zip",
+    "071b44018315e034b2c6e8064543d19c",
+)
+"""ESC-50 by K. J. Piczak (2015), CC BY-NC; its ESC-10 part is CC BY. The md5 is the one that autrainer checks, too."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Sounds:
 
 
 def find_sounds(
-    data: Path | None, folder: Path, *, seed: int = 0, url: str = ESC50_URL, on_bytes: OnBytes | None = None
+    data: Path | None, folder: Path, *, seed: int = 0, archive: Archive | None = ESC50, on_bytes: OnBytes | None = None
 ) -> Sounds:
     """The first of: the user's own folder, ESC-10 from the web, the synthetic set.
 
@@ -62,7 +75,7 @@ def find_sounds(
         data: folder or table of labelled recordings; None for the others.
         folder: where downloaded and synthetic sounds, and manifests, are written and found again.
         seed: of the synthetic set, and of the sample taken of a set of more than ``MAX_CLIPS`` clips.
-        url: zip archive in the layout of ESC-50; empty for no download.
+        archive: what is downloaded; None for no download.
         on_bytes: told about the download.
 
     Raises:
@@ -74,9 +87,9 @@ def find_sounds(
     if (esc10 / "meta.csv").is_file():
         return Sounds(esc10 / "meta.csv", "fold", "ESC-10", "it was downloaded before")
     reason = "no download was wanted"
-    if url:
+    if archive is not None:
         try:
-            return _download_esc10(url, esc10, seed, on_bytes or _ignore)
+            return _download_esc10(archive, esc10, seed, on_bytes or _ignore)
         except (BridleError, OSError) as error:
             reason = f"ESC-10 could not be downloaded: {error}"
     manifest = folder / f"synthetic-{seed}" / "meta.csv"
@@ -85,44 +98,41 @@ def find_sounds(
     return Sounds(manifest, "fold", f"synthetic sounds made from seed {seed}", reason)
 
 
-def _download_esc10(url: str, folder: Path, seed: int, on_bytes: OnBytes) -> Sounds:
+def _download_esc10(archive: Archive, folder: Path, seed: int, on_bytes: OnBytes) -> Sounds:
     shutil.rmtree(folder, ignore_errors=True)
-    archive = folder / "archive.zip"
-    digest = download(url, archive, on_bytes=on_bytes)
-    extract(archive, folder, lambda name: name.endswith("/meta/esc50.csv"))
+    path = folder / "archive.zip"
+    download(archive.url, path, md5=archive.md5, on_bytes=on_bytes)
+    extract(path, folder, lambda name: name.endswith("/meta/esc50.csv"))
     table = next(folder.glob("*/meta/esc50.csv"), None)
     if table is None:
-        raise DataError(f"{url} holds no meta/esc50.csv; it is not ESC-50")
+        raise DataError(f"{archive.url} holds no meta/esc50.csv; it is not ESC-50")
     wanted = {Path(row["filename"]).name for row in _read_csv(table) if row.get("esc10") == "True"} | {"LICENSE"}
-    extract(archive, folder, lambda name: PurePosixPath(name).name in wanted)
-    archive.unlink()
-    host = urllib.parse.urlsplit(url).hostname
-    return _write_sounds(table.parents[1], folder, seed, f"{host} answered; sha256 of the archive {digest}")
+    extract(path, folder, lambda name: PurePosixPath(name).name in wanted)
+    path.unlink()
+    host = urllib.parse.urlsplit(archive.url).hostname
+    return _write_sounds(table.parents[1], folder, seed, f"{host} answered; md5 {archive.md5}, as expected")
 
 
 def download(
     url: str,
     target: Path,
     *,
-    sha256: str = "",
+    md5: str,
     max_bytes: int = 1_000_000_000,
     answer_seconds: float = 3.0,
     max_seconds: float = 300.0,
     on_bytes: OnBytes = lambda done, total: None,
-) -> str:
+) -> None:
     """Download ``url`` to ``target``, which appears only when it is whole.
 
     Args:
         url: http or https.
         target: file to write; its folder is created.
-        sha256: expected checksum; empty when there is none to be had.
+        md5: expected checksum, in hexadecimal.
         max_bytes: most bytes that are taken.
         answer_seconds: how long the host may take to begin its answer.
         max_seconds: how long the whole download may take.
         on_bytes: told about progress.
-
-    Returns:
-        The sha256 of what came, in hexadecimal.
 
     Raises:
         DataError: no answer, too large, too slow, broken off, or another checksum than expected.
@@ -131,7 +141,7 @@ def download(
     host = urllib.parse.urlsplit(url).hostname or url
     response = _answer(url, host, answer_seconds)
     length = int(response.headers.get("Content-Length") or 0)
-    digest, done, end = hashlib.sha256(), 0, time.monotonic() + max_seconds
+    digest, done, end = hashlib.md5(usedforsecurity=False), 0, time.monotonic() + max_seconds
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     try:
@@ -149,12 +159,11 @@ def download(
                 done += len(chunk)
         if done < length:
             raise DataError(f"{host} broke off after {done} of {length} bytes; try again")
-        if sha256 and digest.hexdigest() != sha256:
-            raise DataError(f"sha256 of {url} is {digest.hexdigest()}, not {sha256}; the file is not the one expected")
+        if digest.hexdigest() != md5:
+            raise DataError(f"md5 of {url} is {digest.hexdigest()}, not {md5}; it is not the file that was expected")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    return digest.hexdigest()
 
 
 def _answer(url: str, host: str, seconds: float) -> Any:

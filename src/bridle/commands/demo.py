@@ -24,7 +24,7 @@ from bridle.commands.arguments import parse, write_json
 from bridle.commands.display import console
 from bridle.commands.evaluate import PROBE_TITLES, points
 from bridle.config import from_dict
-from bridle.demo import ESC50_URL, Sounds, find_sounds, steps_in
+from bridle.demo import ESC50, Sounds, find_sounds, steps_in
 from bridle.doctor.speed import Speed
 from bridle.errors import ConfigError, RunError
 from bridle.eval.evaluate import RANDOM, RUN, Evaluation
@@ -219,9 +219,9 @@ def _find_sounds(parsed: Arguments) -> Sounds:
             tasks.append(bar.add_task("", total=total or None))
         bar.update(tasks[0], completed=done)
 
-    url = "" if parsed.offline else ESC50_URL
+    archive = None if parsed.offline else ESC50
     try:
-        sounds = find_sounds(parsed.data, parsed.out / "sounds", seed=parsed.seed, url=url, on_bytes=on_bytes)
+        sounds = find_sounds(parsed.data, parsed.out / "sounds", seed=parsed.seed, archive=archive, on_bytes=on_bytes)
     finally:
         if tasks:
             bar.stop()
