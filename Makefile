@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: setup ## pretrain, embed and evaluate on a small sound set; DATA=folder takes your own recordings
+demo: setup ## pretrain, embed and evaluate on a small sound set; DATA=folder takes your own labelled recordings
 	$(BIN)/bridle demo $(if $(DATA),--data "$(DATA)")
 
 test: setup ## the fast tests

@@ -6,6 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import settings
+
+# No test depends on wall time, and the examples are the same in every run.
+settings.register_profile("bridle", deadline=None, derandomize=True)
+settings.load_profile("bridle")
 
 
 @pytest.fixture(scope="session")

@@ -204,11 +204,10 @@ def test_fingerprint_changes_with_every_setting():
 
 def test_every_error_is_a_bridle_error_and_also_what_python_expects():
     found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(found) == 9
+    assert len(found) == 8
     assert all(issubclass(error, errors.BridleError) for error in found)
     assert issubclass(errors.ConfigError, ValueError)
     assert issubclass(errors.QuantizerError, ValueError)
-    assert issubclass(errors.MissingExtraError, ImportError)
 
 
 def test_decode_error_survives_the_way_out_of_a_worker():
@@ -229,6 +228,13 @@ def test_collectives_are_the_identity_without_a_process_group():
     assert [distributed.any_rank(flag, rows.device) for flag in (True, False)] == [True, False]
     with distributed.process_group():
         assert not distributed.is_active()
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_a_setting_that_is_wrong(name):
+    assert distributed.usable_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=rf"^device '{name}' cannot be used: .*; use cpu, cuda or cuda:N$"):
+        distributed.usable_device(name)
 
 
 def test_default_device_follows_the_local_rank(monkeypatch):

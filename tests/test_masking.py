@@ -35,7 +35,7 @@ def test_full_clips_are_divided_without_rest(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(steps=st.lists(st.integers(1, 20), min_size=1, max_size=6), ratio=st.floats(0.05, 0.95), seed=st.integers(0, 2**60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_padding_is_never_chosen_and_counts_follow_from_the_length(
     kind: str, steps: list[int], ratio: float, seed: int
 ) -> None:

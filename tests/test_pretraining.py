@@ -79,7 +79,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     run = tmp_path / "run"
     with pytest.raises(SystemExit):
         pretrain(debug(), [tone_folder], run, reporter=After(killed_after, die), device=torch.device("cpu"))
-    outcome = pretrain(debug(), [tone_folder], run, resume=True, device=torch.device("cpu"))
+    outcome = pretrain(debug(), [tone_folder], str(run), resume=True, device=torch.device("cpu"))
     assert outcome.finished and outcome.step == 16
     assert_equal_runs(run, uninterrupted)
 

@@ -67,7 +67,7 @@ def test_health_is_that_of_the_trained_tokenizer(tiny_run):
     logged = next(line for line in reversed(read_metrics(tiny_run)) if line["phase"] == "2-tokenizer")
     assert summary.tokenizer == "tokenizer"
     for level, health in enumerate(summary.levels):
-        assert health.usage == pytest.approx(float(quantizer[f"usage/{level}"]))
+        assert health.in_use == pytest.approx(float(quantizer[f"in_use/{level}"]))
         assert health.perplexity == pytest.approx(float(quantizer[f"perplexity/{level}"]))
         assert health.residual == logged[f"residual/{level}"]
     assert len(summary.levels) == 2

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bridle.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -108,6 +110,19 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device, once it has held a tensor.
+
+    Raises:
+        ConfigError: torch knows no such device, or this machine has none.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"device {str(name)!r} cannot be used: {reason}; use cpu, cuda or cuda:N") from error
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

@@ -9,8 +9,7 @@
     │   └── TooManyBadFiles    the quarantine's budget is used up
     ├── QuantizerError         a quantizer cannot do its work: NaN input, sample smaller than K (also a ValueError)
     ├── RunError               a run folder or a checkpoint is missing, half written or of another version
-    ├── TrainingError          training cannot go on: non-finite losses, ranks that disagree
-    └── MissingExtraError      an optional dependency is not installed (also an ImportError)
+    └── TrainingError          training cannot go on: non-finite gradients, ranks that disagree
 
 A message names the value, the limit and the remedy, in one line. The command line prints it without a traceback.
 """
@@ -56,7 +55,3 @@ class RunError(BridleError):
 
 class TrainingError(BridleError):
     """Training cannot go on."""
-
-
-class MissingExtraError(BridleError, ImportError):
-    """An optional dependency is not installed. The message names the extra that brings it."""

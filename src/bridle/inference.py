@@ -18,6 +18,7 @@ from bridle.data.manifest import Entry
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, DecodeError, RunError
 from bridle.grid import PatchGrid
+from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.networks import Networks, model_fingerprint, read_networks
 from bridle.nn.pooling import Pooling, pool
 from bridle.objectives.view import whole_view
@@ -89,6 +90,18 @@ class Model:
         return self.config.encoder.width
 
     @property
+    def tokenizer(self) -> Tokenizer | RandomTokenizer:
+        """The trained tokenizer, or the random one of the cold start while there is no other.
+
+        Raises:
+            RunError: the run has neither.
+        """
+        tokenizer = self.networks.best_tokenizer
+        if tokenizer is None:
+            raise RunError("this run has no fitted tokenizer; pretrain with a cold or tokenizer phase to get codes")
+        return tokenizer
+
+    @property
     def depth(self) -> int:
         """Number of layers; the last one's output is what the encoder gives."""
         return self.config.encoder.depth
@@ -108,6 +121,7 @@ class Model:
 
         Raises:
             DecodeError: the file cannot be read.
+            DataError: the waveform is empty, not mono or not finite.
             ConfigError: there is no such layer.
         """
         parts = []
@@ -134,6 +148,7 @@ class Model:
 
         Raises:
             DecodeError: the file cannot be read.
+            DataError: the waveform is empty, not mono or not finite.
             ConfigError: there is no such layer.
         """
         return self.features(sound, pooling, layer).flatten()
@@ -141,8 +156,12 @@ class Model:
     def tokenize(self, sound: Sound) -> Codes:
         """Codes of every patch; windows as for :meth:`features`.
 
+        Returns:
+            Codes (N, R) with their grid.
+
         Raises:
             DecodeError: the file cannot be read.
+            DataError: the waveform is empty, not mono or not finite.
             RunError: the run has no tokenizer.
         """
         parts = [codes for _, codes in self.encode_codes(self._windows(sound))]
@@ -164,7 +183,7 @@ class Model:
         """
         wanted = (self.depth,) if layers is None else tuple(layers)
         for group, batch in self._batches(windows, batch_size):
-            view = whole_view(batch.to(self.device), self.config.encoder.patch)
+            view = whole_view(batch, self.config.encoder.patch)
             found = self.networks.encoder.at_layers(view.patches, view.every, wanted)
             yield Encoded(group, tuple(features.patches for features in found), view.patches.grid, view.steps)
 
@@ -175,11 +194,9 @@ class Model:
         Raises:
             RunError: the run has no tokenizer.
         """
-        tokenizer = self.networks.best_tokenizer
-        if tokenizer is None:
-            raise RunError("this run has no fitted tokenizer; pretrain with a cold or tokenizer phase to get codes")
+        tokenizer = self.tokenizer
         for group, batch in self._batches(windows, batch_size):
-            view = whole_view(batch.to(self.device), self.config.encoder.patch)
+            view = whole_view(batch, self.config.encoder.patch)
             codes = tokenizer.quantizer.encode(tokenizer.vectors(view.patches, view.every)).cpu()
             grid = view.patches.grid
             for window, row, count in zip(group, codes, view.steps.tolist(), strict=True):
@@ -208,14 +225,15 @@ class Model:
         for window in windows:
             group.append(window)
             if len(group) == batch_size:
-                yield group, self._collate(group)
+                yield group, self.batch(group)
                 group = []
         if group:
-            yield group, self._collate(group)
+            yield group, self.batch(group)
 
-    def _collate(self, group: list[Window]) -> Batch:
-        samples = [Sample(w.inputs, w.inputs.shape[1], 0, w.index, w.start_seconds) for w in group]
-        return collate(samples, self.config.encoder.patch)
+    def batch(self, windows: Sequence[Window]) -> Batch:
+        """The windows padded to one length, on the model's device."""
+        samples = [Sample(window.inputs, window.inputs.shape[1], 0, window.index) for window in windows]
+        return collate(samples, self.config.encoder.patch).to(self.device)
 
 
 def _checked_waveform(waveform: Tensor) -> Tensor:
@@ -234,14 +252,16 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
 
     Args:
         run: the folder given to ``pretrain --out``.
-        device: defaults to the GPU, else the CPU.
+        device: such as ``"cpu"`` or ``"cuda:1"``; defaults to the GPU, else the CPU.
 
     Raises:
         RunError: there is no run, no weights yet, or they were written by another version.
+        ConfigError: its configuration is damaged, or there is no such device.
     """
     folder = RunFolder(Path(run))
     config = folder.read_config()
-    return Model(config, read_networks(folder, config), torch.device(device) if device else distributed.default_device())
+    found = distributed.default_device() if device is None else distributed.usable_device(device)
+    return Model(config, read_networks(folder, config), found)
 
 
 def random_model(config: RunConfig, device: torch.device | None = None) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from bridle.errors import RunError
 from bridle.networks import Networks, build_objective, load_weights, model_fingerprint, renew, start_tokenizer
 from bridle.optim.groups import build_adamw
 from bridle.phases import Phase, has_new_labels
-from bridle.quantize import ResidualQuantizer
+from bridle.quantize import COLLAPSED_BELOW, ResidualQuantizer
 from bridle.randomness import derive_seed
 from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
@@ -32,9 +31,6 @@ from bridle.train.loop import PhaseSpec, train_phase
 from bridle.train.metrics import MetricsWriter
 from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
 from bridle.train.stop import StopFlag
-
-ALARM_BELOW = 0.1
-"""Perplexity / K of a level under which a user is warned."""
 
 PREPARE_BATCHES = 8
 """Batches whose vectors start the codebooks."""
@@ -92,7 +88,7 @@ class Outcome:
 def pretrain(
     config: RunConfig,
     sources: Sequence[str | Path],
-    out: Path,
+    out: str | Path,
     *,
     resume: bool = False,
     device: torch.device | None = None,
@@ -108,14 +104,19 @@ def pretrain(
         device: defaults to this process's GPU, else the CPU.
         reporter: told about progress.
 
+    Returns:
+        How it ended.
+
     Raises:
-        RunError: ``out`` holds a run and ``resume`` is False, or the run was made with other settings.
+        ConfigError: the settings do not fit the data, or are others than those of the run that is resumed.
+        RunError: ``out`` holds a run and ``resume`` is False, the run was made from other data, or it cannot be written.
         DataError: no clip can be read, or too many cannot.
-        TrainingError: the loss stays non-finite.
+        QuantizerError: the sample that starts the codebooks holds fewer than K vectors, or NaN.
+        TrainingError: gradients stay non-finite.
     """
     reporter = reporter if reporter is not None and distributed.rank() == 0 else Silent()
     device = device or distributed.default_device()
-    folder = RunFolder(out)
+    folder = RunFolder(Path(out))
     check_folder(folder, resume)
     manifest = read_manifest([Path(source) for source in sources])
     reporter.message(
@@ -124,14 +125,6 @@ def pretrain(
     config = resolve(config, manifest, folder, device)
     run = _Run(config, manifest, folder, device, reporter)
     return run.execute()
-
-
-def _digest(manifest: Manifest) -> str:
-    """16 hexadecimal digits that change with any file's name or duration."""
-    digest = hashlib.sha256()
-    for entry in manifest.entries:
-        digest.update(f"{entry.key}\0{entry.duration_seconds}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
 
 
 class _Run:
@@ -161,7 +154,7 @@ class _Run:
         )
         self.read: list[tuple[tuple[BadFile, ...], int]] = []
         self.alarmed = False
-        self.data = _digest(manifest)
+        self.data = manifest.fingerprint
         self.networks = Networks(config).to(device)
         self.stop = StopFlag()
         self.phase_index = 0
@@ -306,10 +299,10 @@ class _Run:
 
     def _report(self, numbers: dict[str, float]) -> None:
         self.reporter.values(numbers)
-        low = [name for name, value in numbers.items() if name.startswith("perplexity/") and value < ALARM_BELOW]
+        low = [name for name, value in numbers.items() if name.startswith("perplexity/") and value < COLLAPSED_BELOW]
         if low and not self.alarmed:
             self.alarmed = True
-            self.reporter.message(f"ALARM: {', '.join(low)} below {ALARM_BELOW} of K: few codes are in use at these levels")
+            self.reporter.message(f"ALARM: {', '.join(low)} below {COLLAPSED_BELOW} of K: few codes are in use at these levels")
 
     def checkpoint(self, step: int, optimizer: Optimizer) -> None:
         """Write a checkpoint; all ranks prove that their codebooks are equal, and wait for it."""

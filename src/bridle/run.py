@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro.conf
 import yaml
 
 from bridle.config import load_yaml, to_yaml
@@ -56,7 +57,7 @@ class RunConfig:
         ConfigError: parts that do not fit together.
     """
 
-    recipe: str = "custom"
+    recipe: Annotated[str, tyro.conf.Suppress] = "custom"
     seed: int = 0
     phases: str = "cold:40, tokenizer:10, encoder:40"
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -74,7 +75,7 @@ class RunConfig:
     encoder_optim: OptimConfig = field(default_factory=OptimConfig)
     tokenizer_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4))
     train: TrainConfig = field(default_factory=TrainConfig)
-    format_version: int = FORMAT_VERSION
+    format_version: Annotated[int, tyro.conf.Suppress] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:

@@ -12,13 +12,11 @@ from bridle.config import to_dict
 from bridle.errors import RunError
 from bridle.networks import Networks, model_fingerprint, read_networks
 from bridle.phases import Phase
+from bridle.quantize import COLLAPSED_BELOW
 from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.metrics import FILE_NAME, read_metrics
-
-ALARM_BELOW = 0.1
-"""perplexity / K under which a level of a codebook has collapsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +45,19 @@ class LevelHealth:
     """One level of the codebooks.
 
     Attributes:
-        usage: share of codes used at least a tenth of uniform.
+        in_use: share of codes used at least a tenth of uniform.
         perplexity: divided by K.
         residual: energy left after the level as a fraction of the input's, as logged last; None when it was never logged.
     """
 
-    usage: float
+    in_use: float
     perplexity: float
     residual: float | None
 
     @property
     def alarm(self) -> bool:
         """True when the level has collapsed."""
-        return self.perplexity < ALARM_BELOW
+        return self.perplexity < COLLAPSED_BELOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,7 @@ def _codebooks(networks: Networks, metrics: list[dict[str, Any]]) -> tuple[str, 
     values = {name: float(value) for name, value in tokenizer.quantizer.metrics().items()}
     logged: dict[str, float] = next((line for line in reversed(metrics) if "residual/0" in line), {}) if trained else {}
     levels = (
-        LevelHealth(values[f"usage/{r}"], values[f"perplexity/{r}"], logged.get(f"residual/{r}"))
+        LevelHealth(values[f"in_use/{r}"], values[f"perplexity/{r}"], logged.get(f"residual/{r}"))
         for r in range(tokenizer.quantizer.config.num_codebooks)
     )
     return "tokenizer" if trained else "cold", tuple(levels)

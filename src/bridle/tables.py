@@ -10,7 +10,6 @@ pass over names that begin with an underscore.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -81,9 +80,8 @@ def write_codes(
         DataError: no file can be read.
         ConfigError: ``files_per_part`` is below 1, or K is above 65536.
     """
-    levels, size = model.config.quantizer.num_codebooks, model.config.quantizer.codebook_size
-    if model.networks.best_tokenizer is None:
-        raise RunError("this run has no fitted tokenizer; pretrain with a cold or tokenizer phase to get codes")
+    quantizer = model.tokenizer.quantizer.config
+    levels, size = quantizer.num_codebooks, quantizer.codebook_size
     if size > _MAX_CODEBOOK_SIZE:
         raise ConfigError(f"codebook_size is {size}; codes are stored as uint16, which holds {_MAX_CODEBOOK_SIZE}")
     code, grid = pa.list_(pa.uint16(), levels), pa.list_(pa.int32(), 3)
@@ -207,7 +205,7 @@ def _write(
     if files_per_part < 1:
         raise ConfigError(f"files_per_part is {files_per_part}; it must be at least 1")
     settings = json.loads(schema.metadata[b"bridle"])
-    settings |= {"files_per_part": files_per_part, "num_files": len(manifest), "files": _digest(manifest.entries)}
+    settings |= {"files_per_part": files_per_part, "num_files": len(manifest), "files": manifest.fingerprint}
     schema = schema.with_metadata({"bridle": json.dumps(settings)})
     kept = _read_parts(out, settings)
     parts: list[_Part] = []
@@ -277,14 +275,6 @@ def _check_same(path: Path, there: dict[str, Any], wanted: dict[str, Any]) -> No
         raise RunError(f"{path} was written with {name}={there.get(name)}, not {value}; {remedy}")
     if there["files"] != wanted["files"]:
         raise RunError(f"{path} was written from other files; {remedy}")
-
-
-def _digest(entries: Sequence[Entry]) -> str:
-    """16 hexadecimal digits that change with any name or duration."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(f"{entry.key}\0{entry.duration_seconds}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
 
 
 def _part_path(out: Path, number: int) -> Path:

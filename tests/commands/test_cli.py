@@ -59,3 +59,12 @@ def test_as_a_module(tiny_run, tmp_path):
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith("bridle: nothing is not a run folder")
     assert failed.stderr.count("\n") == 1
+
+
+def test_help_of_a_recipe_lists_settings_and_not_what_names_the_run(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "audio-debug", "--help"])
+    shown = capsys.readouterr().out
+    assert left.value.code == 0
+    assert "--phases" in shown and "--encoder.width" in shown
+    assert "--recipe" not in shown and "format-version" not in shown

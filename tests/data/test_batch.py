@@ -15,7 +15,7 @@ PATCH = (16, 16, 1)
 def sample(length, index=0, shape=(1, 8, 1), value=None):
     channels, height, width = shape
     inputs = torch.randn(channels, length, height, width, generator=torch.Generator().manual_seed(index))
-    return Sample(inputs if value is None else torch.full_like(inputs, value), length, 1000 + index, index, 0.0)
+    return Sample(inputs if value is None else torch.full_like(inputs, value), length, 1000 + index, index)
 
 
 @given(st.integers(1, 2000), st.integers(1, 40))

@@ -220,7 +220,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 NAMES = st.text(string.ascii_letters + " ,'\"éß日本🎵;&%", min_size=1, max_size=12).map(lambda s: f"x{s}.wav")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(NAMES, CELLS, CELLS, st.integers(0, 2)), min_size=1, max_size=8))
 def test_any_csv_that_a_writer_writes_is_read_back(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("csv")

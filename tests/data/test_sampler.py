@@ -18,7 +18,7 @@ def mixed_lengths(count, low=8, high=998):
     return (low + counter_uniform(torch.tensor([1]), count)[0] * (high - low)).long()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     lengths=st.lists(st.integers(1, 700), min_size=1, max_size=300),
     batch_size=st.integers(1, 40),
@@ -41,7 +41,7 @@ def test_every_clip_once_within_the_budget_in_equal_steps(lengths, batch_size, c
 
 
 @given(st.integers(0, 2**40), st.integers(0, 100), st.integers(0, 20))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_pure_function_of_seed_and_epoch(seed, epoch, start):
     lengths = mixed_lengths(300)
     order = EpochOrder(lengths, 4, CROP, PATCH, seed)

@@ -49,7 +49,7 @@ def test_entropy_of_known_frequencies():
     assert entropy_bits(torch.tensor([0, 0, 1, 2])) == pytest.approx(1.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PAIRS)
 def test_information_equals_scikit_learn_and_is_symmetric(pairs):
     a, b = torch.tensor(pairs).T

@@ -88,7 +88,7 @@ def test_the_start_uses_nearly_all_codes_of_every_level() -> None:
     quantizer = make(structured_vectors(4000), codebook_size=32)
     fresh = quantizer.encode(structured_vectors(4000, draw=1))
     for r in range(3):
-        assert float(quantizer.metrics()[f"usage/{r}"]) > 0.9
+        assert float(quantizer.metrics()[f"in_use/{r}"]) > 0.9
         assert float(quantizer.metrics()[f"perplexity/{r}"]) > 0.6
         assert len(fresh[:, r].unique()) > 0.9 * 32
 
@@ -117,7 +117,7 @@ def test_expired_codes_come_back_at_every_level_and_stay() -> None:
     assert relative_error(quantizer, z) < 0.05 * started
     assert relative_error(quantizer, z) < 1.5 * relative_error(make(z), z)
     for r in range(3):
-        assert float(quantizer.metrics()[f"usage/{r}"]) > 0.9
+        assert float(quantizer.metrics()[f"in_use/{r}"]) > 0.9
     torch.testing.assert_close(quantizer.ema_usage.sum(1), torch.ones(3))
 
 

@@ -154,9 +154,9 @@ def test_metrics_are_the_documented_ones() -> None:
     quantizer = make(num_codebooks=2, codebook_size=4)
     quantizer.ema_usage.copy_(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.49, 0.01, 0.0]]))
     metrics = quantizer.metrics()
-    assert sorted(metrics) == sorted(f"{n}/{r}" for n in ("usage", "perplexity", "revived", "residual") for r in (0, 1))
-    assert metrics["usage/0"] == 1
-    assert metrics["usage/1"] == 0.5
+    assert sorted(metrics) == sorted(f"{n}/{r}" for n in ("in_use", "perplexity", "revived", "residual") for r in (0, 1))
+    assert metrics["in_use/0"] == 1
+    assert metrics["in_use/1"] == 0.5
     assert float(metrics["perplexity/0"]) == pytest.approx(1)
     entropy = -(0.5 * torch.tensor(0.5).log() + 0.49 * torch.tensor(0.49).log() + 0.01 * torch.tensor(0.01).log())
     assert float(metrics["perplexity/1"]) == pytest.approx(float(entropy.exp()) / 4, rel=1e-5)

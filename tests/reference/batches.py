@@ -17,8 +17,7 @@ def clips(*frames: int, seed: int = 0) -> list[Sample]:
     """Clips of the given lengths, 8 bands high."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        Sample(torch.randn(1, length, 8, 1, generator=generator), length, 100 * seed + i, i, 0.0)
-        for i, length in enumerate(frames)
+        Sample(torch.randn(1, length, 8, 1, generator=generator), length, 100 * seed + i, i) for i, length in enumerate(frames)
     ]
 
 

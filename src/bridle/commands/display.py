@@ -145,9 +145,9 @@ def describe(values: dict[str, float]) -> str:
             parts.append(f"{label} {value:.3f}")
     if "accuracy/0" in values:
         parts.append(f"accuracy {100 * values['accuracy/0']:.1f}%")
-    usage = [f"{100 * value:.0f}" for name, value in values.items() if name.startswith("usage/")]
-    if usage:
-        parts.append(f"codes in use {' '.join(usage)} %")
+    in_use = [f"{100 * value:.0f}" for name, value in values.items() if name.startswith("in_use/")]
+    if in_use:
+        parts.append(f"codes in use {' '.join(in_use)} %")
     if values.get("skipped"):
         parts.append("step skipped: non-finite gradient")
     return "  ".join(parts)

@@ -24,7 +24,7 @@ from bridle.eval.features import CodeStatistics
 from bridle.eval.gain import Gain
 from bridle.eval.protocol import ProbeResult
 from bridle.inference import load
-from bridle.summary import ALARM_BELOW
+from bridle.quantize import COLLAPSED_BELOW
 
 _DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on labelled recordings.
   Beside them stand the log-mel filterbank's statistics, the same encoder before training and bags of
@@ -156,7 +156,7 @@ def code_table(codes: CodeStatistics) -> Table:
         made.add_row(
             str(level),
             f"{100 * report.used[level]:.0f}",
-            Text(f"{100 * share:.0f}", style="bold red" if share < ALARM_BELOW else ""),
+            Text(f"{100 * share:.0f}", style="bold red" if share < COLLAPSED_BELOW else ""),
             f"{100 * codes.residual[level]:.1f}",
             position,
             before,

@@ -14,8 +14,9 @@ from rich.text import Text
 from bridle.commands.arguments import JsonFile, Run, parse, write_json
 from bridle.commands.display import console, describe, table
 from bridle.config import to_dict
+from bridle.quantize import COLLAPSED_BELOW
 from bridle.run import RunConfig
-from bridle.summary import ALARM_BELOW, PhaseSummary, RunSummary, resume_command, summarise
+from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
 
 _DESCRIPTION = """Show what is in a run folder, finished or not.
   Settings, phases with their steps and newest values, health of the codebooks with an alarm where a level
@@ -61,7 +62,7 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
     for level, health in enumerate(summary.levels):
         if health.alarm:
             yield Text(
-                f"ALARM: level {level} has collapsed: perplexity/K is {health.perplexity:.2f}, below {ALARM_BELOW}; "
+                f"ALARM: level {level} has collapsed: perplexity/K is {health.perplexity:.2f}, below {COLLAPSED_BELOW}; "
                 "use fewer codes (--quantizer.codebook-size) or more data",
                 style="bold red",
             )
@@ -108,7 +109,7 @@ def codebook_table(summary: RunSummary) -> Table:
     for level, health in enumerate(summary.levels):
         residual = "-" if health.residual is None else f"{100 * health.residual:.1f}"
         style = "bold red" if health.alarm else ""
-        made.add_row(str(level), f"{100 * health.usage:.0f}", f"{health.perplexity:.2f}", residual, style=style)
+        made.add_row(str(level), f"{100 * health.in_use:.0f}", f"{health.perplexity:.2f}", residual, style=style)
     return made
 
 

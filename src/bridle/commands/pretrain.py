@@ -44,7 +44,7 @@ class Arguments:
     """Pretrain an encoder and its tokenizer on unlabelled recordings. The run folder can be resumed at any time.
 
     Attributes:
-        data: folders (searched recursively), CSV or parquet manifests, or tar shards; several are joined.
+        data: folders (searched recursively), CSV or parquet tables, or tar shards; several are joined.
         out: the run folder to write.
         config: every setting of the run.
         resume: continue the run in --out from its newest checkpoint; start it when there is none.

@@ -30,7 +30,7 @@ class AudioConfig:
     Attributes:
         fbank: the log-mel filterbank.
         crop_seconds: sound in a full clip; longer files are cropped at random.
-        mean: of the log-mel values, subtracted; None until :func:`estimate_normalisation` has found it.
+        mean: of the log-mel values, subtracted; None until it is estimated from the data.
         std: of the log-mel values; clips are divided by twice this. None like ``mean``.
         shift: augment by a circular shift along time.
         gain: augment by a random gain.

@@ -22,14 +22,12 @@ class Sample:
         length: valid frames along T, at least 1.
         seed: all of this clip's randomness in this epoch (crop, augmentation, masks) follows from it.
         index: row of the manifest.
-        start_seconds: where the clip starts in its file.
     """
 
     inputs: Tensor
     length: int
     seed: int
     index: int
-    start_seconds: float
 
 
 @dataclass(frozen=True, eq=False)

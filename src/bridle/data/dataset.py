@@ -81,7 +81,7 @@ class ClipDataset(Dataset[Sample | BadFile]):
             clip = self.loader.load(entry, torch.Generator().manual_seed(seed))
         except (DecodeError, OSError) as error:
             return BadFile.of(entry, error)
-        return Sample(clip.inputs, clip.inputs.shape[1], seed, index, clip.start_seconds)
+        return Sample(clip.inputs, clip.inputs.shape[1], seed, index)
 
 
 def batch_loader(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import glob
+import hashlib
 import math
 import os
 import tarfile
@@ -83,6 +84,14 @@ class Manifest:
     def num_files(self) -> int:
         """Good and bad files."""
         return len(self.entries) + len(self.bad)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any entry's name or duration."""
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            digest.update(f"{entry.key}\0{entry.duration_seconds}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
 
 
 @dataclass

@@ -172,7 +172,7 @@ def random_batch(config: RunConfig, clips: int) -> Batch:
     """Noise in the shape of ``clips`` full crops of the recipe."""
     shape = (config.encoder.channels, unnormalised_loader(config).crop_frames, config.audio.fbank.num_mels, 1)
     source = generator("doctor", "batch")
-    samples = [Sample(torch.randn(shape, generator=source), shape[1], i, i, 0.0) for i in range(clips)]
+    samples = [Sample(torch.randn(shape, generator=source), shape[1], i, i) for i in range(clips)]
     return collate(samples, config.encoder.patch)
 
 

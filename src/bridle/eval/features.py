@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridle.data.batch import Sample, collate
 from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, QuantizerError
@@ -227,9 +226,7 @@ class _Codes:
     def add(self, group: list[Window]) -> None:
         """Code windows."""
         config, quantizer = self._model.config, self._tokenizer.quantizer
-        samples = [Sample(w.inputs, w.inputs.shape[1], 0, w.index, w.start_seconds) for w in group]
-        batch = collate(samples, config.encoder.patch)
-        view = whole_view(batch.to(self._model.device), config.encoder.patch)
+        view = whole_view(self._model.batch(group), config.encoder.patch)
         counts = (view.steps * view.patches.grid.patches_per_step).tolist()
         quantized = quantizer(view.pick(self._tokenizer.vectors(view.patches, view.every)))
         self._energies += unpack(quantized.statistics, quantizer.codebooks).energies.double().cpu()

@@ -49,12 +49,12 @@ def nearest(train: Tensor, queries: Tensor, k: int, chunk: int = 1024) -> tuple[
 
     Args:
         train: (N, D) rows of unit length.
-        queries: (M, D) rows of unit length.
+        queries: (queries, D) rows of unit length.
         k: neighbours per query, 1 to N.
         chunk: queries per matrix product; bounds memory to ``chunk * N`` similarities.
 
     Returns:
-        Cosine similarity (M, k) and row of ``train`` (M, k) int64.
+        Cosine similarity (queries, k) and row of ``train`` (queries, k) int64.
 
     Raises:
         DataError: k is out of range.
@@ -70,12 +70,12 @@ def plain_votes(similarity: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """One vote per neighbour; a tie goes to the class whose neighbours are more similar in sum.
 
     Args:
-        similarity: (M, k) in [-1, 1].
-        labels: (M, k) int64 class of each neighbour.
-        num_classes: K.
+        similarity: (queries, k) in [-1, 1].
+        labels: (queries, k) int64 class of each neighbour.
+        num_classes: number of classes.
 
     Returns:
-        (M, K) votes plus a tie-breaker in [-1/4, 1/4], which never outweighs a vote.
+        (queries, classes) votes plus a tie-breaker in [-1/4, 1/4], which never outweighs a vote.
     """
     return _sum_per_class(1.0 + similarity / (4 * similarity.shape[1]), labels, num_classes)
 
@@ -99,12 +99,12 @@ def knn_predictions(
     Args:
         train: (N, D) features.
         labels: (N,) int64, any values.
-        queries: (M, D) features.
+        queries: (queries, D) features.
         ks: numbers of neighbours; a k above N uses all N.
         temperature: of :func:`weighted_votes`; None takes :func:`plain_votes`.
 
     Returns:
-        (len(ks), M) int64, values of ``labels``.
+        (len(ks), queries) int64, values of ``labels``.
 
     Raises:
         DataError: a k below 1, or features that cannot be standardised (see :func:`fit_standardisation`).

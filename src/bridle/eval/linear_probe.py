@@ -23,8 +23,8 @@ from bridle.eval.knn import Standardisation, fit_standardisation
 class LinearProbe:
     """A fitted probe: ``logits = standardised features @ weight.T + bias``.
 
-    ``weight`` (K, D) and ``bias`` (K,) are float64, biases sum to 0; ``classes`` (K,) holds the label of each row;
-    ``converged`` is False when the search stopped before the gradient was within the tolerance.
+    ``weight`` (classes, D) and ``bias`` (classes,) are float64, biases sum to 0; ``classes`` (classes,) holds the label of
+    each row; ``converged`` is False when the search stopped before the gradient was within the tolerance.
     """
 
     weight: Tensor
@@ -34,7 +34,7 @@ class LinearProbe:
     converged: bool
 
     def logits(self, features: Tensor) -> Tensor:
-        """(N, K) float64 for features (N, D)."""
+        """(N, classes) float64 for features (N, D)."""
         return self.standardisation.apply(features) @ self.weight.T + self.bias
 
     def predict(self, features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def cosine_distance(predicted: Tensor, target: Tensor, valid: Tensor | None, eps: float = 1e-6) -> Tensor:
-    """``sum(1 - cos(predicted, target))`` over tokens (BEATs, arXiv 2212.09058, eq. 6). The norms are at least ``eps``.
+    """``sum(1 - cos(predicted, target))`` over patches (BEATs, arXiv 2212.09058, eq. 6). The norms are at least ``eps``.
 
     Args:
         predicted: (B, N, D).

@@ -20,14 +20,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) ->
     torch's fused kernel.
 
     Args:
-        query: (B, H, Q, d).
-        key: (B, H, S, d).
-        value: (B, H, S, d).
-        allowed: bool, broadcastable to (B, H, Q, S), True where a query may look; None for everywhere. Each query must
+        query: (B, H, queries, d).
+        key: (B, H, keys, d).
+        value: (B, H, keys, d).
+        allowed: bool, broadcastable to (B, H, queries, keys), True where a query may look; None for everywhere. Each query must
             be allowed at least one key.
 
     Returns:
-        (B, H, Q, d).
+        (B, H, queries, d).
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= PLAIN_MAX_KEYS:
         return _plain(query, key, value, allowed)

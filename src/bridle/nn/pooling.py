@@ -35,13 +35,13 @@ def pool_moments(mean: Tensor, deviation: Tensor, pooling: Pooling) -> Tensor:
     """One vector for each clip from its :func:`time_moments`.
 
     Args:
-        mean: (B, S, D), S = height * width.
-        deviation: (B, S, D).
+        mean: (B, height * width, D).
+        deviation: as ``mean``.
         pooling: ``"mean"`` over all patches; ``"time"`` over time only, so that height and width (the frequency axis of
             audio) are kept; ``"statistics"`` is ``"time"`` and the deviation over time.
 
     Returns:
-        (B, D) for ``"mean"``, (B, S * D) for ``"time"``, (B, S * 2D) for ``"statistics"``.
+        (B, D) for ``"mean"``, (B, height * width * D) for ``"time"``, (B, height * width * 2D) for ``"statistics"``.
     """
     if pooling == "mean":
         return mean.mean(1)

@@ -105,9 +105,9 @@ class MaskedCodes(Objective):
         fit_codebooks(self.tokenizer, batches, self.encoder.config.patch, seed)
 
     def health(self) -> dict[str, Tensor]:
-        """Per level: usage and perplexity / K of the labels' codebooks."""
+        """Per level: codes in use and perplexity / K of the labels' codebooks."""
         values = self.tokenizer.quantizer.metrics()
-        return {name: value for name, value in values.items() if name.startswith(("usage", "perplexity"))}
+        return {name: value for name, value in values.items() if name.startswith(("in_use", "perplexity"))}
 
 
 class MaskedPatches(Objective):

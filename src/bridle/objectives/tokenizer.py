@@ -18,7 +18,7 @@ from bridle.objectives.view import grid_of, whole_view
 
 
 class TokenizerDistillation(Objective):
-    """``1 - cos(stop_grad(standardised Encoder(x)), Estimator(z_q))`` over all tokens, plus commitment (method.md, eq. 2).
+    """``1 - cos(stop_grad(standardised Encoder(x)), Estimator(z_q))`` over all patches, plus commitment (method.md, eq. 2).
 
     Args:
         encoder: frozen; sees every patch.
@@ -70,7 +70,7 @@ class TokenizerDistillation(Objective):
             self.estimator.update(statistics["target"])
 
     def health(self) -> dict[str, Tensor]:
-        """Per level: usage, perplexity / K, revived codes, residual energy."""
+        """Per level: codes in use, perplexity / K, revived codes, residual energy."""
         return self.tokenizer.quantizer.metrics()
 
 

@@ -7,6 +7,9 @@ from typing import Literal
 
 from bridle.errors import ConfigError
 
+COLLAPSED_BELOW = 0.1
+"""Perplexity / K under which a level has collapsed, and a user is warned."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizerConfig:

@@ -28,7 +28,7 @@ from bridle.quantize.kmeans import kmeans
 from bridle.randomness import counter_uniform, derive_seed
 
 USED_ABOVE = 0.1
-"""A code counts as used (``metrics()["usage/r"]``) from this share of uniform usage on."""
+"""A code counts as used (``metrics()["in_use/r"]``) from this share of uniform usage on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Quantized:
         codes: (..., R) int64.
         commitment: scalar, sum over vectors of the mean over C of the squared distance between the input (which gets
             the gradient) and the sum of all levels' entries (which gets none). Not weighted, not divided by N.
-        statistics: (S,) packed float32 for :meth:`ResidualQuantizer.update`. Statistics of micro-batches are added.
+        statistics: (values,) packed float32 for :meth:`ResidualQuantizer.update`. Statistics of micro-batches are added.
     """
 
     vectors: Tensor
@@ -62,6 +62,8 @@ class ResidualQuantizer(nn.Module):
         codebooks: (R, K, C) float32.
         ema_usage: (R, K) float32, EMA of the share of the vectors that chose a code; each level sums to 1. The EMA of
             the sum of those vectors is ``ema_usage * codebooks`` and needs no buffer.
+        last_revived: (R,) float32, codes revived by the last update.
+        last_residual: (R,) float32, energy left after each level in the last update, as a fraction of the input's.
         updates: int64, applied updates.
         fitted: bool, True after ``fit``; a state dict carries it, so a resumed run does not fit again.
     """
@@ -236,16 +238,16 @@ class ResidualQuantizer(nn.Module):
     def metrics(self) -> dict[str, Tensor]:
         """Health of every level r as 0-dim tensors on the quantizer's device.
 
-        ``usage/r`` share of codes used at least a tenth of uniform; ``perplexity/r`` of the EMA usage, divided by K, in
+        ``in_use/r`` share of codes used at least a tenth of uniform; ``perplexity/r`` of the EMA usage, divided by K, in
         (0, 1]; ``revived/r`` codes revived by the last update; ``residual/r`` energy left after the level in the last
         update, as a fraction of the input's.
         """
         size = self.config.codebook_size
-        usage = (self.ema_usage * size >= USED_ABOVE).float().mean(1)
+        in_use = (self.ema_usage * size >= USED_ABOVE).float().mean(1)
         share = self.ema_usage / self.ema_usage.sum(1, keepdim=True)
         perplexity = torch.special.entr(share).sum(1).exp() / size
         named = {
-            "usage": usage,
+            "in_use": in_use,
             "perplexity": perplexity,
             "revived": self.last_revived.clone(),
             "residual": self.last_residual.clone(),
