@@ -76,7 +76,7 @@ def test_bags_and_statistics_are_those_of_the_codes(model, manifest, collected):
     assert collected.codes.tokenizer == "trained"
     cold, before = model.networks.cold, []
     for window in model.windows(manifest.entries, []):
-        view = whole_view(model._collate([window]), model.config.encoder.patch)
+        view = whole_view(model.batch([window]), model.config.encoder.patch)
         before.append(cold.quantizer.encode(view.pick(cold.vectors(view.patches, view.every))))
     pairs = zip(torch.cat(before).unbind(1), torch.cat(codes).unbind(1), strict=True)
     assert collected.codes.churn == pytest.approx([label_churn(old, new) for old, new in pairs], abs=1e-9)

@@ -1,8 +1,7 @@
-"""Splits, nested choices that never see a test clip, intervals and errors of the evaluation protocol."""
+"""Nested choices that never see a test clip, intervals and errors of the evaluation protocol."""
 
 import dataclasses
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,16 +16,13 @@ from bridle.eval.linear_probe import linear_predictions
 from bridle.eval.protocol import (
     FeatureSet,
     Probe,
-    Split,
     choose_splits,
     evaluate,
     inner_splits,
     knn_probe,
     linear_probe,
-    splits_from_folds,
-    splits_from_split,
-    stratified_splits,
 )
+from bridle.eval.splits import Split
 
 LINEAR = linear_probe((1e-3, 1.0))
 KNN = knn_probe((1, 5, 20))
@@ -56,67 +52,6 @@ def columns_of(kind, num=100):
     if kind == "split":
         return {"splits": ["test" if i % 5 == 0 else "train" for i in range(num)]}
     return {"groups": [str(i // 2) for i in range(num)]} if kind == "groups" else {}
-
-
-def test_folds_are_left_out_in_turn_in_the_order_of_numbers():
-    splits = splits_from_folds(["10", "9", "2", "9"])
-    assert [split.name for split in splits] == ["2", "9", "10"]
-    assert splits[1].test_index.tolist() == [1, 3]
-    assert splits[1].train_index.tolist() == [0, 2]
-    with pytest.raises(DataError, match="1 fold"):
-        splits_from_folds(["1", "1"])
-
-
-def test_validation_joins_training_with_a_note():
-    (split,) = splits_from_split(["Train", "val", "test", "dev", "training"])
-    assert split.train_index.tolist() == [0, 1, 3, 4]
-    assert split.test_index.tolist() == [2]
-    assert split.note == "2 validation clips count as training clips"
-    assert splits_from_split(["train", "test"])[0].note == ""
-
-
-@pytest.mark.parametrize(
-    ("values", "match"),
-    [(["train", "tset"], "'tset' is unknown"), (["train", "val"], "0 of 2"), (["test", "test"], "2 of 2")],
-)
-def test_splits_without_two_parts_are_errors(values, match):
-    with pytest.raises(DataError, match=match):
-        splits_from_split(values)
-
-
-@pytest.mark.parametrize("num", [2, 4, 5])
-def test_stratified_splits_partition_the_clips_and_share_every_class(num):
-    labels = ["a"] * 23 + ["b"] * 11 + ["c"] * 8
-    splits = stratified_splits(labels, num, seed=3)
-    tested = np.concatenate([split.test_index for split in splits])
-    assert sorted(tested.tolist()) == list(range(42))
-    for split in splits:
-        assert sorted([*split.train_index.tolist(), *split.test_index.tolist()]) == list(range(42))
-        for name, total in Counter(labels).items():
-            assert abs(sum(labels[i] == name for i in split.test_index) - total / num) < 1
-    sizes = [len(split.test_index) for split in splits]
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_stratified_splits_depend_on_the_seed_alone():
-    labels = ["a", "b"] * 20
-    as_lists = [[split.test_index.tolist() for split in stratified_splits(labels, 4, seed)] for seed in (0, 0, 1)]
-    assert as_lists[0] == as_lists[1] != as_lists[2]
-
-
-def test_groups_stay_together_and_parts_stay_balanced():
-    groups = [str(i // 3) for i in range(90)]
-    labels = ["ab"[i // 3 % 2] for i in range(90)]
-    for split in stratified_splits(labels, 5, seed=0, groups=groups):
-        assert not {groups[i] for i in split.train_index} & {groups[i] for i in split.test_index}
-        assert Counter(labels[i] for i in split.test_index) == {"a": 9, "b": 9}
-
-
-def test_more_splits_than_clips_is_an_error():
-    with pytest.raises(DataError, match="5 splits of 3"):
-        stratified_splits(["a", "b", "a"], 5)
-    with pytest.raises(DataError, match="5 splits of 2"):
-        stratified_splits(["a", "b"] * 5, 5, groups=["x", "y"] * 5)
 
 
 def test_inner_folds_are_the_remaining_folds():
@@ -324,3 +259,16 @@ def test_ranking_trains_on_few_clips_and_the_chosen_probe_on_all() -> None:
     assert {split.num_train for split in result.splits} == {192}
     assert evaluate(features, probe) == result
     assert result.accuracy > 0.5
+
+
+def test_a_training_part_that_outer_splits_share_is_ranked_once() -> None:
+    features, fitted = feature_set(folds=folds_of(100, 5)), []
+
+    def select(train, labels, queries, grid):
+        fitted.append((train.numpy().tobytes(), len(queries)))
+        return knn_predictions(train, labels, queries, grid)
+
+    result = evaluate(features, dataclasses.replace(KNN, select=select))
+    assert len(fitted) == len(set(fitted)) == 2 * 10  # two poolings, ten pairs of left-out folds
+    assert {num for _, num in fitted} == {40}  # both of the pair
+    assert result == evaluate(features, KNN)

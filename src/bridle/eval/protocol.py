@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,27 +21,14 @@ from bridle.errors import DataError
 from bridle.eval.intervals import t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions
 from bridle.eval.linear_probe import linear_predictions
+from bridle.eval.splits import Indices, Split, splits_from_folds, splits_from_split, stratified_splits
 from bridle.randomness import permutation
 
-Indices = NDArray[np.int64]
 Predict = Callable[[Tensor, Tensor, Tensor, Sequence[float]], Tensor]
 """``(train (n, D), labels (n,), queries (m, D), grid of G parameters) -> (G, m)`` predicted labels."""
 
 NUM_STRATIFIED_INNER = 4
 MAX_INNER_FOLDS = 10
-_TRAIN = ("train", "training")
-_VALIDATION = ("validation", "valid", "val", "dev")
-_TEST = ("test", "testing")
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Row numbers of one training and one test part, ascending. ``note`` says what a reader of the result must know."""
-
-    name: str
-    train_index: Indices
-    test_index: Indices
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +133,17 @@ def evaluate(features: FeatureSet, probe: Probe, seed: int = 0) -> ProbeResult:
         DataError: the splits cannot be made (see the functions that make them), or a training part has one class.
     """
     splits = choose_splits(features, seed)
-    results = tuple(_evaluate_split(features, split, probe, seed) for split in splits)
+    for split in splits:
+        present = {features.labels[i] for i in split.train_index}
+        if len(present) < 2:
+            raise DataError(
+                f"the training part of split '{split.name}' has the single class '{min(present)}'; use other splits"
+            )
+    inner = [inner_splits(features, split, seed) for split in splits]
+    ranking = _Ranking(features, probe, inner, seed)
+    results = tuple(
+        _evaluate_split(features, split, probe, ranking.choose(own)) for split, own in zip(splits, inner, strict=True)
+    )
     accuracies = [result.accuracy for result in results]
     num_test = sum(len(result.test_index) for result in results)
     if len(results) >= 3:
@@ -180,52 +177,6 @@ def choose_splits(features: FeatureSet, seed: int = 0) -> list[Split]:
     return splits
 
 
-def splits_from_folds(fold_values: Sequence[str]) -> list[Split]:
-    """Leave one fold out, in the order of the folds' names, shorter names first (so 10 follows 9).
-
-    Raises:
-        DataError: fewer than 2 folds.
-    """
-    names = sorted(set(fold_values), key=lambda name: (len(name), name))
-    if len(names) < 2:
-        raise DataError(f"{len(names)} fold(s) found; leaving one out needs at least 2")
-    values = np.asarray(fold_values)
-    return [Split(name, np.flatnonzero(values != name), np.flatnonzero(values == name)) for name in names]
-
-
-def splits_from_split(split_values: Sequence[str]) -> list[Split]:
-    """The one official split. Validation clips join the training part, with a note: choices are made inside it anyway.
-
-    Raises:
-        DataError: a name that is none of train, validation and test (or a usual variant), or an empty part.
-    """
-    names = np.asarray([value.strip().lower() for value in split_values])
-    unknown = sorted(set(names) - {*_TRAIN, *_VALIDATION, *_TEST})
-    if unknown:
-        raise DataError(f"split '{unknown[0]}' is unknown; known are {', '.join(_TRAIN + _VALIDATION + _TEST)}")
-    validation, test = np.isin(names, _VALIDATION), np.isin(names, _TEST)
-    if test.all() or not test.any():
-        raise DataError(f"{int(test.sum())} of {len(names)} clips are test clips; both parts need at least 1")
-    note = f"{int(validation.sum())} validation clips count as training clips" if validation.any() else ""
-    return [Split("test", np.flatnonzero(~test), np.flatnonzero(test), note)]
-
-
-def stratified_splits(labels: Sequence[str], num: int = 5, seed: int = 0, groups: Sequence[str] | None = None) -> list[Split]:
-    """``num`` splits whose test parts are disjoint, cover all clips and have nearly equal shares of every class.
-
-    Clips of one group stay together. A class of one clip is in one test part and then in no training part.
-
-    Raises:
-        DataError: ``num`` below 2 or above the number of clips (or groups).
-    """
-    units = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    num_units = len(np.unique(units))
-    if not 2 <= num <= num_units:
-        raise DataError(f"{num} splits of {num_units} clips or groups; ask for 2 to {num_units}, or add clips")
-    part = _deal(np.unique(np.asarray(labels), return_inverse=True)[1], units, num, seed)
-    return [Split(str(i), np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(num)]
-
-
 def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Split]:
     """Splits of the training part of ``split``, as row numbers of ``features``; test rows are not looked at.
 
@@ -246,12 +197,59 @@ def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Spli
     return [Split(part.name, rows[part.train_index], rows[part.test_index]) for part in parts]
 
 
-def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, seed: int) -> SplitResult:
-    present = {features.labels[i] for i in split.train_index}
-    if len(present) < 2:
-        raise DataError(f"the training part of split '{split.name}' has the single class '{min(present)}'; use other splits")
-    pooling, parameter, inner_accuracy = _choose(features, inner_splits(features, split, seed), probe, seed)
-    predictions = _predictions(features, pooling, split, probe.predict, (parameter,))[0]
+class _Ranking:
+    """Accuracy of every pooling and parameter on inner splits.
+
+    Two outer splits share inner training parts: without folds 1 and 2 one trains the same, whichever of them is tested
+    in the end. So a training part is fitted once, and predicts every clip that any inner split tests with it.
+    """
+
+    def __init__(self, features: FeatureSet, probe: Probe, inner: Sequence[Sequence[Split]], seed: int) -> None:
+        self._features, self._probe, self._seed = features, probe, seed
+        self._labels = np.asarray(features.labels)
+        self._tested: dict[bytes, Indices] = {}
+        for split in (split for splits in inner for split in splits):
+            key = split.train_index.tobytes()
+            self._tested[key] = np.union1d(self._tested.get(key, split.test_index), split.test_index)
+        self._right: dict[tuple[str, bytes], NDArray[np.bool_]] = {}
+
+    def choose(self, inner: Sequence[Split]) -> tuple[str, float, float]:
+        """Pooling, parameter and mean inner accuracy of the best; inner splits that train on one class are left out."""
+        usable = [split for split in inner if len(set(self._labels[self._thinned(split.train_index)])) > 1]
+        if not usable:
+            raise DataError("every inner split trains on a single class; use other folds, or none")
+        best = ("", math.nan, -1.0)
+        for pooling in self._features.pooled:
+            mean = np.mean([self._accuracies(pooling, split) for split in usable], axis=0)
+            if mean.max() > best[2]:
+                best = (pooling, self._probe.grid[int(mean.argmax())], float(mean.max()))
+        return best
+
+    def _accuracies(self, pooling: str, split: Split) -> NDArray[np.float64]:
+        """(len(grid),)."""
+        key = split.train_index.tobytes()
+        tested = self._tested[key]
+        if (pooling, key) not in self._right:
+            train = self._thinned(split.train_index)
+            grid = [parameter * len(split.train_index) / len(train) for parameter in self._probe.grid]
+            predicted = _predictions(self._features, pooling, train, tested, self._probe.select, grid)
+            self._right[pooling, key] = predicted == self._labels[tested]
+        right: NDArray[np.bool_] = self._right[pooling, key][:, np.searchsorted(tested, split.test_index)]
+        return np.asarray(right.mean(axis=1))
+
+    def _thinned(self, train_index: Indices) -> Indices:
+        """At most as many of the training clips as ranking takes."""
+        num = self._probe.num_ranking
+        num = len(train_index) if num is None else max(num, 10 * len(set(self._features.labels)))
+        if len(train_index) <= num:
+            return train_index
+        kept = permutation(len(train_index), self._seed, "ranking")[:num].sort().values
+        return np.asarray(train_index[kept.numpy()])
+
+
+def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, chosen: tuple[str, float, float]) -> SplitResult:
+    pooling, parameter, inner_accuracy = chosen
+    predictions = _predictions(features, pooling, split.train_index, split.test_index, probe.predict, (parameter,))[0]
     right = [predicted == features.labels[i] for predicted, i in zip(predictions, split.test_index, strict=True)]
     return SplitResult(
         name=split.name,
@@ -265,59 +263,15 @@ def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, seed: int)
     )
 
 
-def _choose(features: FeatureSet, inner: Sequence[Split], probe: Probe, seed: int) -> tuple[str, float, float]:
-    """Pooling, parameter and mean inner accuracy of the best; inner splits that train on one class are left out."""
-    labels = np.asarray(features.labels)
-    num = None if probe.num_ranking is None else max(probe.num_ranking, 10 * len(set(features.labels)))
-    thinned = [(_thinned(split, num, seed), len(split.train_index)) for split in inner]
-    usable = [(split, full / len(split.train_index)) for split, full in thinned if len(set(labels[split.train_index])) > 1]
-    if not usable:
-        raise DataError("every inner split trains on a single class; use other folds, or none")
-    best = ("", math.nan, -1.0)
-    for pooling in features.pooled:
-        accuracies = [
-            (
-                _predictions(features, pooling, split, probe.select, [p * ratio for p in probe.grid])
-                == labels[split.test_index]
-            ).mean(axis=1)
-            for split, ratio in usable
-        ]
-        mean = np.mean(accuracies, axis=0)
-        if mean.max() > best[2]:
-            best = (pooling, probe.grid[int(mean.argmax())], float(mean.max()))
-    return best
-
-
-def _thinned(split: Split, num: int | None, seed: int) -> Split:
-    """The split with at most ``num`` of its training clips."""
-    if num is None or len(split.train_index) <= num:
-        return split
-    kept = permutation(len(split.train_index), seed, "ranking", split.name)[:num].sort().values.numpy()
-    return replace(split, train_index=split.train_index[kept])
-
-
-def _predictions(features: FeatureSet, pooling: str, split: Split, predict: Predict, grid: Sequence[float]) -> NDArray[Any]:
+def _predictions(
+    features: FeatureSet, pooling: str, train: Indices, test: Indices, predict: Predict, grid: Sequence[float]
+) -> NDArray[Any]:
     """Predicted class names (len(grid), number of test rows)."""
     rows = torch.as_tensor(features.pooled[pooling])
-    classes, coded = np.unique(np.asarray(features.labels)[split.train_index], return_inverse=True)
+    classes, coded = np.unique(np.asarray(features.labels)[train], return_inverse=True)
     labels = torch.from_numpy(coded).to(rows.device)
-    predicted = predict(rows[split.train_index], labels, rows[split.test_index], grid)
+    predicted = predict(rows[train], labels, rows[test], grid)
     return np.asarray(classes[predicted.cpu().numpy()])
-
-
-def _deal(labels: Indices, units: Indices, num: int, seed: int) -> Indices:
-    """Part of every row: units, large ones first, go one by one to the part that has least of their classes."""
-    rows_of = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
-    shuffled = [rows_of[i] for i in permutation(len(rows_of), seed, "stratified").tolist()]
-    totals = np.bincount(labels)
-    counts = np.zeros((num, len(totals)))
-    part = np.empty(len(labels), dtype=np.int64)
-    for rows in sorted(shuffled, key=len, reverse=True):
-        unit = np.bincount(labels[rows], minlength=len(totals))
-        target = np.lexsort((counts.sum(axis=1), counts @ (unit / totals)))[0]
-        counts[target] += unit
-        part[rows] = target
-    return part
 
 
 def _check_features(name: str, values: Tensor, num_clips: int) -> None:
