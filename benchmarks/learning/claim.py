@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from runs import SETS, UNLABELLED, machine, mean_interval, own_probes, probes, train
+from runs import SETS, UNLABELLED, machine, mean_text, own_probes, probes, train
 
 from bridle.files import write_atomically
 from bridle.pretraining import Silent, pretrain
@@ -150,7 +150,7 @@ def main() -> None:
     print()
     for name, cells in table.items():
         phases = rows[name].phases if name in rows else ""
-        shown = [f"{key} {m:5.1f} ± {w:4.1f}" for key, v in cells.items() for m, w in [mean_interval(v)]]
+        shown = [f"{key} {mean_text(values)}" for key, values in cells.items()]
         print(f"{name:<48} {'   '.join(shown)}   {phases}")
     described = {name: dataclasses.asdict(row) for name, row in rows.items()}
     print(json.dumps({"steps": arguments.steps, "rows": described, "table": table, "machine": machine()}))

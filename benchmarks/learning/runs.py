@@ -106,10 +106,10 @@ def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dic
     return found
 
 
-def mean_interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t; the width of one value is NaN."""
-    mean = sum(values) / len(values)
-    return mean, student_half_width(values) if len(values) > 1 else math.nan
+def mean_text(values: list[float]) -> str:
+    """Mean and, of two values and more, half of its 95 % interval by Student's t."""
+    width = f" ± {student_half_width(values):4.1f}" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):5.1f}{width}"
 
 
 def product_rate() -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import SETS, machine, mean_interval, own_probes, train
+from runs import SETS, machine, mean_text, own_probes, train
 
 from bridle.recipes import recipe
 from bridle.run import RunConfig
@@ -82,7 +82,7 @@ def main() -> None:
             print(f"seed {seed}  {name}: {', '.join(f'{key} {value:.1f}' for key, value in cells.items())}", flush=True)
     print()
     for name, cells_of in table.items():
-        shown = [f"{key} {m:5.1f} ± {w:4.1f}" for key, v in cells_of.items() for m, w in [mean_interval(v)]]
+        shown = [f"{key} {mean_text(values)}" for key, values in cells_of.items()]
         print(f"{name:<44} {'   '.join(shown)}")
     print(json.dumps({"steps": arguments.steps, "table": table, "machine": machine()}))
 

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from runs import SETS, machine, mean_interval, probes, train
+from runs import SETS, machine, mean_text, probes, train
 
 from bridle.recipes import recipe
 
@@ -37,9 +37,7 @@ def main() -> None:
     for name, rows in results.items():
         print(f"\n{name}")
         for features, by_probe in rows.items():
-            cells = [
-                f"{probe} {mean:5.1f} ± {width:4.1f}" for probe, v in by_probe.items() for mean, width in [mean_interval(v)]
-            ]
+            cells = [f"{probe} {mean_text(values)}" for probe, values in by_probe.items()]
             print(f"  {features:<22} {'   '.join(cells)}")
     print(json.dumps({"recipe": arguments.recipe, "minutes": minutes, "results": results, "machine": machine()}))
 
