@@ -54,19 +54,17 @@ def signals() -> dict[str, torch.Tensor]:
     }
 
 
-def assert_parity(ours: torch.Tensor, theirs: torch.Tensor, exceptions: float = 1e-3) -> None:
-    """Within 2e-3, but for the share of values where a band is all but empty and the rounding of float32 shows."""
+def assert_parity(ours: torch.Tensor, theirs: torch.Tensor, at_most: float = 1e-3) -> None:
     assert ours.shape == theirs.shape
-    difference = (ours - theirs).abs().double()
-    assert float((difference > 2e-3).double().mean()) <= exceptions
-    assert float(difference.max()) < 2e-2
-    assert float(difference.square().mean().sqrt()) < 1.5e-4
+    assert float((ours - theirs).abs().max()) < at_most
 
 
 @pytest.mark.parametrize("name", signals())
 def test_parity_with_kaldi(name):
     waveform = signals()[name]
-    assert_parity(Fbank()(waveform), kaldi(waveform, FbankConfig()))
+    # Kaldi adds a frame's samples up one after the other in float32, so beside direct current its mean is imprecise.
+    at_most = 2e-2 if name == "noise on direct current" else 1e-3
+    assert_parity(Fbank()(waveform), kaldi(waveform, FbankConfig()), at_most)
 
 
 @pytest.mark.parametrize("name", signals())
@@ -108,7 +106,7 @@ def test_parity_with_kaldi_at_other_settings(config):
 
 
 def test_pure_tones_agree_with_kaldi_in_energy():
-    # Bands that a tone leaves empty hold the FFT's rounding alone, so there the energy is compared, not its logarithm.
+    # Bands that a tone leaves empty hold the rounding of its samples alone, so there the energy is compared, not its logarithm.
     t = torch.arange(32000) / 16000
     for hz in (50.0, 997.0, 7000.0):
         waveform = 0.9 * torch.sin(2 * torch.pi * hz * t)
@@ -120,9 +118,8 @@ def test_pure_tones_agree_with_kaldi_in_energy():
 @pytest.mark.parametrize("folder", ["esc10", "fsdd", "grid_s1"])
 def test_parity_with_kaldi_on_recordings(folder):
     paths = sorted((Path(os.environ["BRIDLE_TEST_DATA"]) / folder / "audio").iterdir())
-    clips = [decode_audio(path).samples for path in paths[:: max(1, len(paths) // 10)]]
-    ours = torch.cat([Fbank()(clip) for clip in clips])
-    assert_parity(ours, torch.cat([kaldi(clip, FbankConfig()) for clip in clips]), exceptions=4e-6)
+    clips = [decode_audio(path).samples for path in paths[:: max(1, len(paths) // 100)]]
+    assert_parity(torch.cat([Fbank()(clip) for clip in clips]), torch.cat([kaldi(clip, FbankConfig()) for clip in clips]))
 
 
 def test_silence_is_the_floor():
