@@ -9,7 +9,7 @@ from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
 from bridle.masking import MaskConfig, draw_masks, num_masked
 
-KINDS = ("random", "time", "frequency", "block")
+KINDS = ("random", "time", "frequency", "tube", "block")
 GRID = PatchGrid(20, 8)
 
 
@@ -102,8 +102,37 @@ def test_block_masks_are_clustered() -> None:
     assert neighbours("block") > 1.2 > 2 * neighbours("random")
 
 
+@pytest.mark.parametrize("grid", [PatchGrid(1, 14, 14), PatchGrid(8, 7, 7)])
+@pytest.mark.parametrize("kind", ["random", "tube", "block"])
+def test_images_and_videos_are_divided_without_rest(kind: str, grid: PatchGrid) -> None:
+    masks = draw_masks(MaskConfig(kind=kind), grid, torch.full((4,), grid.time), torch.arange(4))  # type: ignore[arg-type]
+    for row in range(4):
+        visible, masked = chosen(masks.visible, row), chosen(masks.predicted, row)
+        assert not visible & masked
+        assert visible | masked == set(range(grid.num_patches))
+        assert len(masked) / grid.num_patches == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_tube_hides_the_same_places_at_all_times() -> None:
+    masks = draw_masks(MaskConfig(kind="tube", mask_ratio=0.9), PatchGrid(8, 7, 7), torch.tensor([8, 5]), torch.tensor([3, 4]))
+    for row, steps in enumerate((8, 5)):
+        visible = torch.zeros(8 * 49)
+        visible[list(chosen(masks.visible, row))] = 1
+        assert set(visible.reshape(8, 49).sum(0).tolist()) == {0.0, float(steps)}
+        assert int(visible.sum()) == 5 * steps
+
+
+def test_visible_blocks_of_a_picture_have_height_and_width() -> None:
+    config = MaskConfig(kind="block", mask_ratio=0.875, block=(1, 4, 6))
+    masks = draw_masks(config, PatchGrid(1, 12, 16), torch.tensor([1]), torch.tensor([9]))
+    picture = torch.zeros(192)
+    picture[list(chosen(masks.visible, 0))] = 1
+    whole = torch.nn.functional.avg_pool2d(picture.reshape(1, 1, 12, 16), (4, 6), 1)
+    assert float(whole.max()) == 1.0  # 24 visible patches are one block of 4 x 6, or an own one and parts of others
+
+
 def test_bad_settings_name_value_and_limit() -> None:
-    for settings_ in ({"mask_ratio": 1.0}, {"predict_ratio": 0.0}, {"num_masks": 0}, {"block": (0, 3)}):
+    for settings_ in ({"mask_ratio": 1.0}, {"predict_ratio": 0.0}, {"num_masks": 0}, {"block": (0, 3, 3)}):
         with pytest.raises(ConfigError, match=r"masks\."):
             MaskConfig(**settings_)  # type: ignore[arg-type]
 

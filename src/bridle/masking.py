@@ -22,10 +22,11 @@ class MaskConfig:
     """How to mask.
 
     Attributes:
-        kind: ``random`` patches; whole ``time`` steps; whole ``frequency`` bands (rows of the height axis);
-            ``block``: what stays visible is a union of blocks (inverse block masking, EAT, arXiv 2401.03497).
+        kind: ``random`` patches; whole ``time`` steps; whole ``frequency`` bands (rows of the height axis); ``tube``: the same
+            places at all times (VideoMAE, arXiv 2203.12602); ``block``: what stays visible is a union of blocks (inverse
+            block masking, EAT, arXiv 2401.03497).
         mask_ratio: share of a clip's valid patches that is masked, in (0, 1).
-        block: (time, height) size in patches of a visible block, for ``block``.
+        block: (time, height, width) size in patches of a visible block, for ``block``; at most the whole axis.
         num_masks: masks drawn per clip; they share one tokenizer pass.
         predict_ratio: share of the masked patches that is predicted, in (0, 1]; the predictor leaves the others out.
 
@@ -33,9 +34,9 @@ class MaskConfig:
         ConfigError: a value out of range.
     """
 
-    kind: Literal["random", "time", "frequency", "block"] = "random"
+    kind: Literal["random", "time", "frequency", "tube", "block"] = "random"
     mask_ratio: float = 0.8
-    block: tuple[int, int] = (5, 5)
+    block: tuple[int, int, int] = (5, 5, 5)
     num_masks: int = 1
     predict_ratio: float = 1.0
 
@@ -63,13 +64,15 @@ class Masks:
 def num_masked(config: MaskConfig, grid: PatchGrid, valid_steps: Tensor) -> tuple[Tensor, Tensor]:
     """Masked and predicted patches of a clip with ``valid_steps`` (B,) valid time steps: two int64 tensors of shape (B,).
 
-    At least one patch (time step, band) is masked and one stays visible; of a single one none is masked.
+    At least one patch (time step, band, tube) is masked and one stays visible; of a single one none is masked.
     """
     unit, units = torch.ones_like(valid_steps), valid_steps * grid.patches_per_step
     if config.kind == "time":
         unit, units = torch.full_like(valid_steps, grid.patches_per_step), valid_steps
     elif config.kind == "frequency":
         unit, units = valid_steps * grid.width, torch.full_like(valid_steps, grid.height)
+    elif config.kind == "tube":
+        unit, units = valid_steps, torch.full_like(valid_steps, grid.patches_per_step)
     masked = torch.minimum((units * config.mask_ratio).round().long().clamp(min=1), (units - 1).clamp(min=0)) * unit
     predicted = (masked * config.predict_ratio).round().long().clamp(min=1)
     return masked, torch.minimum(predicted, masked)
@@ -135,6 +138,9 @@ def _priority(
     if config.kind == "frequency":
         per_band = noise[:, :height].argsort(1).argsort(1)
         return per_band[:, None, :, None].expand(-1, time, height, width).flatten(1) + noise
+    if config.kind == "tube":
+        per_place = noise[:, : height * width].argsort(1).argsort(1)
+        return per_place.repeat(1, time) + noise
     first, count = _first_block(config, grid, valid_steps, seeds, mask, visible_count)
     return torch.where(first == count, count + noise, first.to(torch.float64))
 
@@ -147,16 +153,20 @@ def _first_block(
     Blocks lie inside the valid part.
     """
     time, height, width = grid.shape
-    tall = min(config.block[1], height)
+    tall, wide = min(config.block[1], height), min(config.block[2], width)
     long = torch.minimum(torch.tensor(config.block[0]), valid_steps)[:, None]
-    own_count = 4 * -(-visible_count[:, None] // (long * tall * width))
+    own_count = 4 * -(-visible_count[:, None] // (long * tall * wide))
     count = int(own_count.max())
-    draws = counter_uniform(seeds, 2 * count, stream=3 * mask + 1)
-    start = (draws[:, 0::2] * (valid_steps[:, None] - long + 1)).long()
-    low = (draws[:, 1::2] * (height - tall + 1)).long()
-    in_time = (torch.arange(time) >= start[..., None]) & (torch.arange(time) < (start + long)[..., None])
-    in_height = (torch.arange(height) >= low[..., None]) & (torch.arange(height) < (low + tall)[..., None])
+    draws = counter_uniform(seeds, 3 * count, stream=3 * mask + 1)
+    start = (draws[:, 0::3] * (valid_steps[:, None] - long + 1)).long()
+    low = (draws[:, 1::3] * (height - tall + 1)).long()
+    left = (draws[:, 2::3] * (width - wide + 1)).long()
+    in_time, in_height, in_width = (
+        (torch.arange(size) >= begin[..., None]) & (torch.arange(size) < (begin + length)[..., None])
+        for size, begin, length in ((time, start, long), (height, low, tall), (width, left, wide))
+    )
+    place = in_height[..., :, None] & in_width[..., None, :]
     number = torch.arange(count)
-    in_block = in_time[..., :, None] & in_height[..., None, :] & (number < own_count)[..., None, None]
-    first = torch.where(in_block, number[:, None, None], count).amin(1)
-    return first[..., None].expand(-1, -1, -1, width).flatten(1), count
+    in_block = in_time[..., None, None] & place[:, :, None] & (number < own_count)[..., None, None, None]
+    first = torch.where(in_block, number[:, None, None, None], count).amin(1)
+    return first.flatten(1), count
