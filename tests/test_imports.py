@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(("media", "nn", "masking", "losses", "optim", "quantize", "phases", "synthetic"), BASE),
     "data": BASE | {"media"},
     "models": BASE | {"nn", "quantize"},
+    "importing": MODELS,
     "objectives": MODELS | {"losses", "masking", "data.batch"},
     "train": BASE | {"optim", "data.batch", "objectives.base"},
     "run": TRAINING,

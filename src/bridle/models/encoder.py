@@ -1,23 +1,25 @@
-"""The encoder: one pre-norm ViT for any grid of patches."""
+"""The encoder: one ViT for any grid of patches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
-from bridle.nn.block import Block, init_weights
+from bridle.nn.block import Block, BlockNorm, init_weights
 from bridle.nn.patches import Patches, PatchSize, patch_values
-from bridle.nn.positions import Axis, sine_cosine
+from bridle.nn.positions import Axis, sequence, sine_cosine, stretch
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Size and front end of an encoder.
+    """Size and front end of an encoder. The fields from ``positions`` on are for weights trained elsewhere.
 
     Attributes:
         width: D.
@@ -26,10 +28,22 @@ class EncoderConfig:
         mlp_ratio: hidden width of the MLP over ``width``.
         patch: (time, height, width) of a patch in input units: frames, mel bands, 1 for audio.
         channels: input channels.
-        axes: the axes that have a position.
+        axes: the axes that have a position, in the order of their shares of the width.
+        positions: what is added to the patches: ``sine_cosine`` of each of ``axes``; ``sequence``: sine and cosine of the
+            patch's number (VideoMAE); ``learned``: a table (ViT, DINOv2).
+        position_grid: (time, height, width) in patches that positions are counted on. A clip of another height or width gets
+            positions stretched between them; a shorter one the first steps. Learned positions need it and end with its time
+            steps. None: each grid counts for itself.
+        class_token: a token of no patch, whose features are the summary; without it the summary is the mean of the patches.
+        block_norm: norms before attention and MLP, or behind their sums; see :class:`~bridle.nn.block.Block`.
+        input_norm: a norm between positions and first block.
+        final_norm: a norm behind the last block.
+        norm_eps: added to the variance in every norm.
+        layer_scale: first value of the factors on what blocks add; None for none.
 
     Raises:
-        ConfigError: a value below 1, or ``heads`` that do not divide ``width``.
+        ConfigError: a size below 1, ``heads`` that do not divide ``width``, learned positions without a ``position_grid``, or
+            ``norm_eps`` that is not positive.
     """
 
     width: int = 192
@@ -39,12 +53,26 @@ class EncoderConfig:
     patch: PatchSize = (16, 16, 1)
     channels: int = 1
     axes: tuple[Axis, ...] = ("time", "height")
+    positions: Literal["sine_cosine", "sequence", "learned"] = "sine_cosine"
+    position_grid: tuple[int, int, int] | None = None
+    class_token: bool = True
+    block_norm: BlockNorm = "pre"
+    input_norm: bool = False
+    final_norm: bool = True
+    norm_eps: float = 1e-5
+    layer_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.heads, self.channels, *self.patch) < 1:
+        if min(self.width, self.depth, self.heads, self.channels, *self.patch, *(self.position_grid or ())) < 1:
             raise ConfigError(f"encoder sizes must be 1 or more, not {self}")
         if self.width % self.heads:
             raise ConfigError(f"encoder.heads={self.heads} must divide encoder.width={self.width}")
+        if self.positions == "learned" and self.position_grid is None:
+            raise ConfigError(
+                "encoder.positions=learned needs encoder.position_grid, the table's time, height and width in patches"
+            )
+        if not self.norm_eps > 0:
+            raise ConfigError(f"encoder.norm_eps={self.norm_eps} must be above 0, e.g. 1e-5")
 
     @property
     def patch_values(self) -> int:
@@ -63,24 +91,37 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the encoder makes of the patches it sees: ``summary`` (B, D) of the class token, ``patches`` (B, V, D)."""
+    """What the encoder makes of the patches it sees: ``patches`` (B, V, D) and their ``summary`` (B, D).
+
+    The summary is the class token's, or the mean of the valid patches where the encoder has none.
+    """
 
     summary: Tensor
     patches: Tensor
 
 
 class Encoder(nn.Module):
-    """A ViT (arXiv 2010.11929), pre-norm, with a class token and sine-cosine positions for any grid."""
+    """A ViT (arXiv 2010.11929) for any grid, by default pre-norm with a class token and sine-cosine positions."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Linear(config.patch_values, config.width)
-        self.class_token = nn.Parameter(torch.zeros(config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
+        self.class_token = nn.Parameter(torch.zeros(config.width)) if config.class_token else None
+        self.position_table: nn.Parameter | None = None
+        self.input_norm = nn.LayerNorm(config.width, config.norm_eps) if config.input_norm else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio, config.block_norm, config.norm_eps, config.layer_scale)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, config.norm_eps) if config.final_norm else nn.Identity()
         init_weights(self)
-        nn.init.normal_(self.class_token, std=0.02)
+        if self.class_token is not None:
+            nn.init.normal_(self.class_token, std=0.02)
+        if config.positions == "learned":
+            assert config.position_grid is not None
+            self.position_table = nn.Parameter(torch.zeros(math.prod(config.position_grid), config.width))
+            nn.init.normal_(self.position_table, std=0.02)
 
     def forward(self, patches: Patches, subset: Subset) -> Features:
         """Encode the patches of ``subset``: the last layer's output after the final norm.
@@ -103,24 +144,45 @@ class Encoder(nn.Module):
             layers: numbers of blocks, 1 to ``depth``. The last block's output has passed the final norm, others have not.
 
         Raises:
-            ConfigError: there is no such layer, or none is asked for.
+            ConfigError: there is no such layer, or none is asked for; or more time steps than learned positions.
         """
         check_layers(layers, self.config.depth)
         tokens = self.embed(subset.gather(patches.values))
         # Positions are float32: under autocast the sum of all blocks stays float32, and small updates are not lost.
-        tokens = tokens + self._positions(patches.grid, subset, tokens.device)
-        x = torch.cat([self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
-        allowed = key_mask(subset.valid, extra=1)
+        x = tokens + self._positions(patches.grid, subset, tokens.device)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = self.input_norm(x)
+        allowed = key_mask(subset.valid, extra=int(self.class_token is not None))
         kept: dict[int, Features] = {}
         for number, block in enumerate(self.blocks[: max(layers)], 1):
             x = block(x, allowed)
             if number in layers:
                 out = self.norm(x) if number == self.config.depth else x
-                kept[number] = Features(out[:, 0], out[:, 1:])
+                kept[number] = self._features(out, subset.valid)
         return tuple(kept[layer] for layer in layers)
 
+    def _features(self, x: Tensor, valid: Tensor | None) -> Features:
+        if self.class_token is not None:
+            return Features(x[:, 0], x[:, 1:])
+        if valid is None:
+            return Features(x.mean(1), x)
+        weight = valid.to(x.dtype)[..., None]
+        return Features((x * weight).sum(1) / weight.sum(1), x)
+
     def _positions(self, grid: PatchGrid, subset: Subset, device: torch.device) -> Tensor:
-        positions = sine_cosine(grid, self.config.width, self.config.axes, device)
+        config = self.config
+        steps, height, width = config.position_grid or grid.shape
+        counted = PatchGrid(grid.time, height, width)
+        if self.position_table is not None:
+            if grid.time > steps:
+                raise ConfigError(f"positions are learned for {steps} time steps, not {grid.time}; use shorter clips")
+            positions = self.position_table[: counted.num_patches]
+        elif config.positions == "sequence":
+            positions = sequence(counted, config.width, device)
+        else:
+            positions = sine_cosine(counted, config.width, config.axes, device)
+        positions = stretch(positions, counted, grid.height, grid.width)
         return positions if subset.indices is None else positions[subset.indices]
 
 

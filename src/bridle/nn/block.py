@@ -1,10 +1,15 @@
-"""Pre-norm transformer blocks."""
+"""Transformer blocks."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 from bridle.nn.attention import Attention
+
+BlockNorm = Literal["pre", "post"]
 
 
 class Mlp(nn.Sequential):
@@ -16,20 +21,48 @@ class Mlp(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Self-attention, then MLP, each on normalised input and added to its input."""
+    """Self-attention, then MLP, each added to its input.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    Args:
+        width: D.
+        heads: attention heads; must divide ``width``.
+        mlp_ratio: hidden width of the MLP over ``width``.
+        norm: ``pre``: attention and MLP see normalised input (ViT); ``post``: each sum is normalised (Vaswani et al. 2017).
+        norm_eps: added to the variance in the norms.
+        layer_scale: first value of a factor for each channel of what attention and MLP add (CaiT, arXiv 2103.17239); None for
+            no such factor.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        norm: BlockNorm = "pre",
+        norm_eps: float = 1e-5,
+        layer_scale: float | None = None,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
+        self.post_norm = norm == "post"
+        self.norm1 = nn.LayerNorm(width, norm_eps)
         self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, norm_eps)
         self.mlp = Mlp(width, mlp_ratio)
+        self.scale1 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
+        self.scale2 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
 
     def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
         """``x`` (B, N, D), ``allowed`` as in :func:`bridle.nn.attention.attend`. Returns (B, N, D)."""
-        normed = self.norm1(x)
-        x = x + self.attention(normed, normed, allowed)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        seen = x if self.post_norm else self.norm1(x)
+        x = x + _scaled(self.attention(seen, seen, allowed), self.scale1)
+        if self.post_norm:
+            x = self.norm1(x)
+            return self.norm2(x + _scaled(self.mlp(x), self.scale2))  # type: ignore[no-any-return]
+        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+
+
+def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    return x if scale is None else x * scale
 
 
 class CrossBlock(nn.Module):

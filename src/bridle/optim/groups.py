@@ -117,4 +117,6 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 def _decays(name: str, parameter: Tensor) -> bool:
     *owners, own = name.split(".")
     owner = owners[-1] if owners else ""
-    return parameter.ndim >= 2 and not (own.endswith(("bias", "token", "tokens")) or "norm" in own or "norm" in owner)
+    return parameter.ndim >= 2 and not (
+        own.endswith(("bias", "token", "tokens", "position_table")) or "norm" in own or "norm" in owner
+    )

@@ -1,0 +1,128 @@
+"""From a model, a folder or a file to tensors by name: nothing is fetched, only tensors and plain data are unpickled."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bridle.errors import RunError
+
+Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
+
+_WEIGHTS, _INDEX, _PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+_INSIDE = ("model", "state_dict", "module", "model_state_dict")
+"""Where checkpoints keep their state dict beside optimiser and arguments."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a source holds.
+
+    Attributes:
+        name: for messages.
+        tensors: by their names in the source.
+        settings: of ``config.json``; empty where there is none.
+        preprocessing: of ``preprocessor_config.json``; empty where there is none.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+
+def open_source(source: Source) -> Stored:
+    """Read a source.
+
+    Args:
+        source: a model (with its ``config``, if it is of transformers), a state dict, a folder with ``config.json`` and
+            ``model.safetensors`` (whole or in shards), a ``.safetensors`` file, or a file of ``torch.save``.
+
+    Raises:
+        RunError: it does not exist, cannot be read, holds other Python objects than tensors and plain data, or no tensors.
+    """
+    if isinstance(source, nn.Module):
+        config = getattr(source, "config", None)
+        settings = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+        return Stored(type(source).__name__, dict(source.state_dict()), settings)
+    if isinstance(source, Mapping):
+        return Stored("the state dict", _tensors(source, "the state dict"))
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; give a file or folder on this machine, nothing is downloaded")
+    return Stored(str(path), _file(path))
+
+
+def _folder(path: Path) -> Stored:
+    if (path / _INDEX).is_file():
+        shards = sorted(set(_json(path / _INDEX).get("weight_map", {}).values()))
+        tensors: dict[str, Tensor] = {}
+        for shard in shards:
+            if Path(shard).name != shard:
+                raise RunError(f"{path / _INDEX} names '{shard}', which is not a file beside it; download the folder again")
+            tensors |= _file(path / shard)
+    else:
+        found = [path / name for name in (_WEIGHTS, _PICKLED) if (path / name).is_file()]
+        if not found:
+            raise RunError(f"{path} holds no {_WEIGHTS}, {_INDEX} or {_PICKLED}; give the folder of a model, or its file")
+        tensors = _file(found[0])
+    settings, preprocessing = (
+        _json(path / name) if (path / name).is_file() else {} for name in ("config.json", "preprocessor_config.json")
+    )
+    return Stored(str(path), tensors, settings, preprocessing)
+
+
+def _file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # The arguments that training scripts of MAE's descent save are a Namespace: plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RunError(
+            f"{path} is no file of tensors, or holds other Python objects, which are never unpickled here; take a .safetensors "
+            "file, or save its state dict alone with torch.save in an environment you trust"
+        ) from error
+    except Exception as error:  # a damaged file can break the reader anywhere
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise RunError(f"{path} cannot be read ({reason}); download or copy it again") from error
+    return _tensors(loaded, str(path))
+
+
+def _tensors(loaded: Any, name: str) -> dict[str, Tensor]:
+    """The state dict in ``loaded``; one level of nested ones is joined by a dot."""
+    if not isinstance(loaded, Mapping):
+        raise RunError(f"{name} holds a {type(loaded).__name__}, not a state dict; save model.state_dict()")
+    for inside in (*(loaded.get(key) for key in _INSIDE), loaded):
+        if isinstance(inside, Mapping):
+            flat = {str(key): value for key, value in inside.items()}
+            for key, value in inside.items():
+                if isinstance(value, Mapping):
+                    flat |= {f"{key}.{inner}": tensor for inner, tensor in value.items()}
+            tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
+            if tensors:
+                return tensors
+    raise RunError(f"{name} holds no tensors by name; save model.state_dict()")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is not readable JSON; download or copy it again") from error
+    if not isinstance(data, dict):
+        raise RunError(f"{path} holds no JSON object; download or copy it again")
+    return data
