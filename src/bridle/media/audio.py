@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,11 +26,9 @@ from bridle.media.decoders import (
     probe_pyav,
     probe_soundfile,
 )
+from bridle.media.source import Source, opened, source_name
 
 __all__ = ["AudioInfo", "Clip", "Source", "decode_audio", "probe_audio"]
-
-Source = str | Path | BinaryIO
-"""A path, or a seekable binary stream such as a member of a tar shard, read from its first byte wherever it stands."""
 
 T = TypeVar("T")
 
@@ -59,8 +54,8 @@ def probe_audio(source: Source, key: str = "") -> AudioInfo:
     Raises:
         DecodeError: the file is missing, empty, not audio, has a broken header or announces no samples.
     """
-    key = key or _name(source)
-    with _opened(source, key) as stream:
+    key = key or source_name(source)
+    with opened(source, key) as stream:
         return _first_success(stream, key, probe_soundfile, probe_pyav)
 
 
@@ -97,9 +92,9 @@ def decode_audio(
         raise ConfigError(f"sample_rate is {sample_rate} Hz; it must be positive, e.g. 16000")
     count = None if duration_seconds is None else _round_samples(duration_seconds, sample_rate)
     crop = Crop(sample_rate, round(start_seconds * sample_rate), count)
-    key, limit = key or _name(source), TimeLimit(max_decode_seconds)
+    key, limit = key or source_name(source), TimeLimit(max_decode_seconds)
 
-    with _opened(source, key) as stream:
+    with opened(source, key) as stream:
         samples = _first_success(
             stream, key, lambda file: decode_soundfile(file, crop, limit), lambda file: decode_pyav(file, crop, limit)
         )
@@ -111,36 +106,6 @@ def _round_samples(duration_seconds: float, sample_rate: int) -> int:
     if count < 1:
         raise ConfigError(f"duration_seconds is {duration_seconds}; it must hold at least one sample at {sample_rate} Hz")
     return count
-
-
-def _name(source: Source) -> str:
-    return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "<stream>"))
-
-
-@contextmanager
-def _opened(source: Source, key: str) -> Iterator[BinaryIO]:
-    try:
-        if not isinstance(source, str | Path):
-            yield source
-            return
-        mode = _mode(source)
-        if stat.S_ISDIR(mode):
-            raise DecodeError(key, "is a directory")
-        if not stat.S_ISREG(mode):  # a pipe would block for ever
-            raise DecodeError(key, "not a regular file")
-        with Path(source).open("rb", buffering=0) as file:
-            yield cast("BinaryIO", file)
-    except FileNotFoundError as error:
-        raise DecodeError(key, "missing") from error
-    except OSError as error:
-        raise DecodeError(key, f"cannot be read: {error.strerror or error}") from error
-
-
-def _mode(path: str | Path) -> int:
-    try:
-        return Path(path).stat().st_mode
-    except ValueError as error:  # a NUL in the name
-        raise FileNotFoundError(path) from error
 
 
 def _first_success(stream: BinaryIO, key: str, *readers: Callable[[BinaryIO], T]) -> T:

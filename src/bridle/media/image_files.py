@@ -1,0 +1,220 @@
+"""Opening picture files with Pillow: their first bytes, size limit and orientation, and why one cannot be read.
+
+Python's warnings cannot be silenced for one thread only, so the ways that lead to Pillow's are not taken: ``Image.open``
+with its limit on pixels, ``getexif``, the reading of the resolution. Of a damaged TIFF or GIF, though, Pillow and
+libtiff may still complain on stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from bridle.errors import BridleError, DecodeError
+
+ORIENTATION_TAG = 0x0112
+_NEEDED_BYTES = 30  # a WebP tells its size in so many
+
+
+class _Jpeg(JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Nobody asks for the resolution, and a damaged EXIF block would warn."""
+
+
+_SIGNATURES: tuple[tuple[type[ImageFile], tuple[bytes, ...]], ...] = (
+    (_Jpeg, (b"\xff\xd8\xff",)),
+    (PngImageFile, (b"\x89PNG\r\n\x1a\n",)),
+    (WebPImageFile, (b"RIFF",)),
+    (GifImageFile, (b"GIF87a", b"GIF89a")),
+    (TiffImageFile, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    (BmpImageFile, (b"BM",)),
+)
+_CUT_SHORT = ("truncated", "Truncated", "not identified", "cannot load", "broken PNG")  # how Pillow says it
+_HEIF_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+
+
+@dataclass(frozen=True, eq=False)
+class OpenImage:
+    """A picture of which the header is read: Pillow's object, size in pixels and EXIF orientation as stored."""
+
+    file: ImageFile
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Width and height as shown."""
+        return (self.height, self.width) if is_on_its_side(self.orientation) else (self.width, self.height)
+
+
+def is_on_its_side(orientation: int) -> bool:
+    """Whether showing a picture of this EXIF orientation exchanges width and height."""
+    return 5 <= orientation <= 8
+
+
+def open_image(stream: BinaryIO, key: str, max_pixels: int | None = None) -> OpenImage:
+    """Read the header of a picture. The stream must stay open until the picture is loaded.
+
+    Args:
+        stream: seekable, at any place.
+        key: name of the file in errors.
+        max_pixels: the most pixels that the header may announce.
+
+    Raises:
+        DecodeError: the file is empty, no picture of a known format, too large, or has a broken header.
+    """
+    num_bytes = stream.seek(0, os.SEEK_END)
+    if num_bytes == 0:
+        raise DecodeError(key, "empty file")
+    stream.seek(0)
+    head = stream.read(_NEEDED_BYTES)
+    plugin = _plugin(head)
+    if plugin is None:
+        is_heif = head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+        raise DecodeError(key, "AVIF and HEIC are not read; convert to JPEG or PNG" if is_heif else "not an image")
+    if plugin is WebPImageFile:  # Pillow reads all of it and allocates the canvas at once
+        if num_bytes < 8 + int.from_bytes(head[4:8], "little"):
+            raise DecodeError(key, "truncated or damaged")
+        _check_pixels(*_webp_size(head), max_pixels, key)
+    if plugin is TiffImageFile and not _has_directory(stream, head, num_bytes):
+        raise DecodeError(key, "truncated or damaged")  # Pillow would warn on top
+
+    stream.seek(0)
+    with decode_errors(key, Exception):
+        file = plugin(stream)
+        if isinstance(file, TiffImageFile):
+            (width, height), orientation = stored_size(file), int(file.tag_v2.get(ORIENTATION_TAG, 1))
+        else:
+            (width, height), orientation = file.size, exif_orientation(file)
+    _check_pixels(width, height, max_pixels, key)
+    return OpenImage(file, width, height, orientation)
+
+
+def stored_size(file: TiffImageFile) -> tuple[int, int]:
+    """Width and height of a TIFF in the file; ``file.size`` is that or the one shown, by Pillow's version."""
+    return int(file.tag_v2[256]), int(file.tag_v2[257])
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Orientation 1 to 8 of the EXIF block that an image carries; 1 without one, or with one that is damaged."""
+    exif = image.info.get("exif")
+    data = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, start)
+        for entry in range(count):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", data, start + 2 + 12 * entry)
+            if tag == ORIENTATION_TAG:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+@contextmanager
+def buffered(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The stream with a buffer, since plugins read a few bytes at a time; it is not closed at the end."""
+    reader = io.BufferedReader(stream if isinstance(stream, io.FileIO) else _NoDescriptor(stream))
+    try:
+        yield cast("BinaryIO", reader)
+    finally:
+        reader.detach()
+
+
+@contextmanager
+def decode_errors(key: str, *faults: type[Exception]) -> Iterator[None]:
+    """Turn these exceptions into a DecodeError. Errors of the disk pass, for ``opened`` to tell them."""
+    try:
+        yield
+    except BridleError:
+        raise
+    except faults as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DecodeError(key, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    if isinstance(error, Image.DecompressionBombError):
+        return "more pixels than Pillow decodes"
+    message = " ".join(str(error).split())[:40]
+    is_cut_short = any(isinstance(e, IndexError | EOFError | struct.error) for e in (error, error.__cause__))
+    if is_cut_short or any(phrase in message for phrase in _CUT_SHORT):
+        return "truncated or damaged"
+    return f"damaged or unsupported: {message or type(error).__name__}"
+
+
+class _NoDescriptor(io.RawIOBase):
+    """A stream without its file descriptor: by it libtiff would read the whole file that the stream is a window of."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _plugin(head: bytes) -> type[ImageFile] | None:
+    plugin = next((plugin for plugin, magic in _SIGNATURES if head.startswith(magic)), None)
+    return None if plugin is WebPImageFile and head[8:12] != b"WEBP" else plugin
+
+
+def _has_directory(stream: BinaryIO, head: bytes, num_bytes: int) -> bool:
+    """Whether the list of tags of a TIFF, and the address of the next one behind it, lies within the file."""
+    order = "<" if head.startswith(b"II") else ">"
+    start_format, count_format, entry_bytes, next_bytes = ("8xQ", "Q", 20, 8) if 43 in head[2:4] else ("4xI", "H", 12, 4)
+    try:
+        (start,) = struct.unpack_from(order + start_format, head)
+        stream.seek(min(start, num_bytes))
+        (count,) = struct.unpack(order + count_format, stream.read(struct.calcsize(order + count_format)))
+    except struct.error:
+        return False
+    return bool(stream.tell() + count * entry_bytes + next_bytes <= num_bytes)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int | None, key: str) -> None:
+    if max_pixels is not None and width * height > max_pixels:
+        raise DecodeError(key, f"{width}x{height} = {width * height} pixels, over max_pixels = {max_pixels}")
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height of the canvas; 0, 0 where the header is not understood."""
+    kind, size = head[12:16], int.from_bytes(head[21:25], "little")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if kind == b"VP8L":
+        return 1 + (size & 0x3FFF), 1 + (size >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    return 0, 0
