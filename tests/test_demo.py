@@ -14,12 +14,12 @@ import pytest
 
 from bridle import cli, demo
 from bridle.commands import demo as command
+from bridle.data.audio import AudioLoader
 from bridle.data.manifest import read_manifest
 from bridle.demo import Archive, download, extract, find_sounds, steps_in
 from bridle.doctor.speed import PhaseTime, Speed
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.eval.evaluate import RANDOM
-from bridle.eval.features import LOG_MEL
 from bridle.eval.gain import Gain
 
 
@@ -342,7 +342,14 @@ def test_whole_demo(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     for text in ("no download was wanted", "$ bridle doctor", "$ bridle pretrain audio-demo", "$ bridle evaluate"):
         assert text in printed
-    for text in ("pretrained encoder", RANDOM, LOG_MEL, "gain over", "codes: 4 levels of 256", "bridle inspect"):
+    for text in (
+        "pretrained encoder",
+        RANDOM,
+        AudioLoader.baseline_name,
+        "gain over",
+        "codes: 4 levels of 256",
+        "bridle inspect",
+    ):
         assert text in printed.split("minutes in all")[1]
     assert {path.name for path in out.iterdir()} == {
         *("codes", "embeddings", "run", "sounds"),

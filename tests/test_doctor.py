@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from reference.configs import normalised
 
 from bridle.config import to_dict
 from bridle.data.audio import AudioLoader
@@ -18,13 +19,13 @@ from bridle.data.quarantine import BadFile
 from bridle.data.sampler import EpochOrder
 from bridle.doctor.advice import Finding, advise, projected_bad_ratio
 from bridle.doctor.plan import make_plan
-from bridle.doctor.report import duration_histogram, examine
+from bridle.doctor.report import SECONDS, examine, extent_histogram
 from bridle.doctor.scan import Scan, scan_files
 from bridle.doctor.speed import estimate_speed, project, random_batch
 from bridle.errors import ConfigError, DataError
 from bridle.media.audio import AudioInfo
 from bridle.recipes import recipe
-from bridle.run import RunFolder, with_normalisation
+from bridle.run import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -42,7 +43,7 @@ def config():
 def scan_of(durations, *, rate=16000, bad=(), **found):
     entries = tuple(Entry(f"{i}.wav", f"/none/{i}.wav", duration_seconds=float(d)) for i, d in enumerate(durations))
     infos = tuple(AudioInfo(entry.duration_seconds, rate, 1, "wav/pcm_16") for entry in entries)
-    values = {"num_bytes": 1, "num_copies": 0, "num_decoded": 1, "undecodable": (), "silent": (), "cut_short": ()} | found
+    values = {"num_bytes": 1, "num_copies": 0, "num_decoded": 1, "undecodable": (), "blank": (), "cut_short": ()} | found
     return Scan(Manifest(entries, bad=tuple(bad)), infos, **values)
 
 
@@ -53,13 +54,13 @@ def advice(config, scan, *, memory=10**12, disk=10**12, speed=None):
 def test_sound_files_are_described_and_ready(folder, config):
     report = examine([folder], config, device=CPU)
     files = report.files
-    assert (files.num_files, files.bad, files.num_decoded, files.silent, files.cut_short) == (10, (), 10, (), ())
+    assert (files.num_files, files.bad, files.num_decoded, files.blank, files.cut_short) == (10, (), 10, (), ())
     assert files.total_seconds == pytest.approx(sum(0.3 + 0.2 * i for i in range(9)) + 5.0, abs=1e-3)
-    assert files.sample_rates == {16000: 4, 44100: 3, 8000: 3}
-    assert files.channels == {1: 7, 2: 3}
-    assert files.formats == {"wav/pcm_16": 8, "flac/pcm_16": 2}
-    assert files.quantiles["shortest"] == pytest.approx(0.3, abs=1e-3)
-    assert files.quantiles["longest"] == 5.0
+    assert files.kinds["sample rate"] == {"16000 Hz": 4, "44100 Hz": 3, "8000 Hz": 3}
+    assert files.kinds["channels"] == {"1": 7, "2": 3}
+    assert files.kinds["format"] == {"wav/pcm_16": 8, "flac/pcm_16": 2}
+    assert files.quantiles["least"] == pytest.approx(0.3, abs=1e-3)
+    assert files.quantiles["most"] == 5.0
     assert files.num_bytes == sum(path.stat().st_size for path in folder.rglob("*.*"))
     assert report.problems == ()
     assert [phase.kind for phase in report.speed.phases] == ["cold", "tokenizer", "encoder", "joint"]
@@ -80,7 +81,7 @@ def test_broken_silent_cut_and_copied_files_are_found(folder):
     scan = scan_files([folder], num_decoded=None)
     assert {(file.key, file.reason) for file in scan.manifest.bad} == {("text.mp3", "not audio"), ("empty.wav", "empty file")}
     assert scan.undecodable == (BadFile("nan.wav", "non-finite samples"),)
-    assert scan.silent == ("silent.wav",)
+    assert scan.blank == ("silent.wav",)
     assert scan.num_copies == 1
     assert scan.num_decoded == len(scan.manifest) == 14
     assert len(scan.infos) == 14
@@ -101,8 +102,8 @@ def test_the_sample_is_seeded_and_bounded(folder):
     soundfile.write(folder / "silent.wav", np.zeros(16000, np.float32), 16000)
     found = {seed: scan_files([folder], num_decoded=3, seed=seed) for seed in range(12)}
     assert {scan.num_decoded for scan in found.values()} == {3}
-    assert 0 < sum(len(scan.silent) for scan in found.values()) < 12
-    assert found[5].silent == scan_files([folder], num_decoded=3, seed=5).silent
+    assert 0 < sum(len(scan.blank) for scan in found.values()) < 12
+    assert found[5].blank == scan_files([folder], num_decoded=3, seed=5).blank
     assert scan_files([folder], num_decoded=0).num_decoded == 0
     with pytest.raises(ConfigError, match="num_decoded is -1"):
         scan_files([folder], num_decoded=-1)
@@ -129,7 +130,7 @@ def test_plan_equals_what_training_does(folder, config):
     config = replace(config, train=replace(config.train, batch_size=2))
     manifest = read_manifest(folder)
     plan = make_plan(manifest, config)
-    loader = AudioLoader(with_normalisation(config, 0.0, 1.0).audio)
+    loader = AudioLoader(normalised(config, 0.0, 1.0).clips)
     dataset = ClipDataset(manifest, loader, config.seed)
     patch, bands = config.encoder.patch, 4
     order = EpochOrder(dataset.lengths(), 2, loader.crop_frames, patch[0], config.seed)
@@ -144,11 +145,11 @@ def test_plan_equals_what_training_does(folder, config):
     assert plan.full_steps == pytest.approx(computed / (2 * crop_steps))
     start = list(batch_loader(dataset, order, num_steps=8, **options))
     assert plan.kmeans_sample == sum(int(valid_steps(batch.lengths, patch[0]).sum()) for batch in start) * bands
-    assert plan.heard_ratio == pytest.approx((sum(0.3 + 0.2 * i for i in range(9)) + 2.0) / 15.0, abs=0.02)
+    assert plan.seen_ratio == pytest.approx((sum(0.3 + 0.2 * i for i in range(9)) + 2.0) / 15.0, abs=0.02)
     for entry in manifest.entries:
         loader.load(entry, torch.Generator().manual_seed(0))
     assert plan.cacheable_clips == 9
-    assert plan.cache_bytes == loader._cached_bytes
+    assert plan.cache_bytes == loader._cache.num_bytes
 
 
 def test_checkpoints_are_as_large_as_planned(tiny_run, tiny_folder):
@@ -191,7 +192,7 @@ def test_a_batch_that_takes_too_long_is_timed_in_part(tiny_folder, config):
 
 def test_random_batch_has_the_shape_of_a_full_one(config):
     batch = random_batch(config, 3)
-    loader = AudioLoader(with_normalisation(config, 0.0, 1.0).audio)
+    loader = AudioLoader(normalised(config, 0.0, 1.0).clips)
     assert batch.inputs.shape == (3, 1, 192, 64, 1)
     assert 192 - 8 <= loader.crop_frames <= 192 + 7
     assert torch.equal(batch.inputs, random_batch(config, 3).inputs)
@@ -210,7 +211,7 @@ def test_problems_stop_the_training(folder, config):
     silent.mkdir()
     soundfile.write(silent / "a.wav", np.zeros(16000, np.float32), 16000)
     (problem,) = examine([silent], replace(config, phases="patches:1"), speed=False).problems
-    assert problem == "all 1 decoded files are silent or broken: check how they were recorded"
+    assert problem == "all 1 decoded files are silent or broken: check how they were made"
 
 
 def test_good_recordings_need_no_advice():
@@ -222,8 +223,8 @@ def test_good_recordings_need_no_advice():
     ("found", "change", "expected"),
     [
         ({"bad": [BadFile("x.wav", "missing")]}, {}, "unreadable files: 1; repair or remove"),
-        ({"silent": ("3.wav",), "num_decoded": 7}, {}, "1 of 7 decoded files are silent, such as 3.wav"),
-        ({"cut_short": ("3.wav",), "num_decoded": 7}, {}, "1 of 7 decoded files hold less sound"),
+        ({"blank": ("3.wav",), "num_decoded": 7}, {}, "1 of 7 decoded files are silent, such as 3.wav"),
+        ({"cut_short": ("3.wav",), "num_decoded": 7}, {}, "1 of 7 decoded files hold less than their header"),
         ({"num_copies": 12}, {}, "copies of other files (same size, same beginning): 12"),
         ({"num_decoded": 100, "undecodable": (BadFile("3.wav", "x"),) * 5}, {}, "about 5.0 % of all files break"),
         ({"durations": [5.0] * 10}, {}, "--quantizer.codebook-size 16"),
@@ -269,8 +270,8 @@ def test_projection_of_broken_files():
 
 def test_histogram_counts_every_file_once():
     seconds = [0.3, 0.5, 0.99, 1.0, 7.0, 7.5]
-    found = duration_histogram(seconds)
+    found = extent_histogram(seconds, SECONDS)
     assert [count for _, _, count in found] == [1, 2, 1, 0, 0, 2]
     assert found[0][:2] == (0.25, 0.5)
     assert found[-1][:2] == (5, 7.5)
-    assert duration_histogram([5.0, 5.0]) == ((5, 5.0, 2),)
+    assert extent_histogram([5.0, 5.0], SECONDS) == ((5, 5.0, 2),)

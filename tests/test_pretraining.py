@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from reference.configs import normalised
 
 from bridle.config import to_yaml
 from bridle.errors import ConfigError, DataError, QuantizerError, RunError
@@ -24,7 +25,7 @@ from bridle.inference import load
 from bridle.networks import Networks
 from bridle.pretraining import Outcome, Silent, pretrain
 from bridle.recipes import recipe
-from bridle.run import RunConfig, RunFolder, with_normalisation
+from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_weights
 
 PHASES = "cold:4steps, tokenizer:4steps, encoder:4steps, joint:4steps"
@@ -152,7 +153,7 @@ def test_a_refused_longer_run_is_left_as_it_was(tone_folder: Path, tmp_path: Pat
 
 
 def test_masked_patches_before_other_phases_change_no_initial_weight() -> None:
-    config = with_normalisation(debug(), 0.0, 1.0)
+    config = normalised(debug(), 0.0, 1.0)
     plans = ("patches:1steps", "patches:1steps, cold:1steps", "cold:1steps, tokenizer:1steps, patches:1steps", PHASES)
     found = [Networks(dataclasses.replace(config, phases=phases)).state_dict() for phases in plans]
     for ours in found:

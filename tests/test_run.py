@@ -6,18 +6,19 @@ from typing import Literal
 
 import pytest
 import torch
+from reference.configs import normalised
 from safetensors.torch import save_file
 
 from bridle.errors import ConfigError, RunError
 from bridle.networks import Networks, model_fingerprint, read_networks, renew
 from bridle.recipes import RECIPES, recipe
-from bridle.run import FORMAT_VERSION, RunConfig, RunFolder, with_normalisation
+from bridle.run import FORMAT_VERSION, RunConfig, RunFolder
 from bridle.train import checkpoint
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_survive_the_disk(name: str, tmp_path: Path) -> None:
-    config = with_normalisation(recipe(name), -4.0, 3.0)
+    config = normalised(recipe(name), -4.0, 3.0)
     folder = RunFolder(tmp_path)
     folder.write_config(config)
     assert folder.read_config() == config
@@ -35,7 +36,7 @@ def test_unknown_recipe_names_the_known() -> None:
         ("quantiser: {}\n", "did you mean 'quantizer'"),
         ("encoder: {width: wide}\n", "encoder.width"),
         ("level_weights: [1.0]\n", "level_weights has 1"),
-        ("encoder: {patch: [16, 24, 1]}\n", "num_mels=128"),
+        ("encoder: {patch: [16, 24, 1]}\n", "height 128"),
         ("phases: 'cold:x'\n", "phases"),
         ("!!python/object/apply:os.system ['true']\n", "not"),
     ],
@@ -86,12 +87,12 @@ def test_an_encoder_phase_begins_with_new_parts(what: Literal["head", "predictor
 
 
 def test_the_fingerprint_changes_with_any_weight_and_with_the_front_end() -> None:
-    config = with_normalisation(recipe("audio-debug"), 0.0, 1.0)
+    config = normalised(recipe("audio-debug"), 0.0, 1.0)
     weights = Networks(config).state_dict()
     changed = {key: value.clone() for key, value in weights.items()}
     changed["encoder.norm.bias"][3] += 1e-7
     prints = {model_fingerprint(config, weights), model_fingerprint(config, changed)}
-    prints.add(model_fingerprint(with_normalisation(config, 0.1, 1.0), weights))
+    prints.add(model_fingerprint(normalised(config, 0.1, 1.0), weights))
     colder = dataclasses.replace(config, cold_start=dataclasses.replace(config.cold_start, smooth=2))
     prints.add(model_fingerprint(colder, weights))
     assert len(prints) == 4

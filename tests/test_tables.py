@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from reference.configs import normalised
 
 from bridle.data.manifest import read_manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.inference import load, random_model
 from bridle.recipes import recipe
-from bridle.run import with_normalisation
 from bridle.tables import write_codes, write_embeddings
 
 
@@ -94,12 +94,13 @@ def test_schema_says_what_the_columns_mean(model, manifest, tmp_path):
         "fingerprint": model.fingerprint,
         "num_codebooks": 2,
         "codebook_size": 16,
-        "patch_seconds": 0.16,
-        "patch_bands": 16,
-        "num_bands": 4,
-        "window_seconds": 2.0,
+        "medium": "audio",
+        "patch": [16, 16, 1],
+        "grid": [12, 4, 1],
         "num_files": 10,
     }
+    assert described["clips"]["crop_seconds"] == 2.0
+    assert described["clips"]["fbank"]["num_mels"] == 64
     assert {name: described[name] for name in expected} == expected
 
 
@@ -191,7 +192,7 @@ def test_wrong_calls(model, manifest, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write parquet parts to"):
         write_codes(model, manifest, tmp_path / "file")
-    untrained = random_model(with_normalisation(recipe("audio-debug"), 0.0, 1.0), torch.device("cpu"))
+    untrained = random_model(normalised(recipe("audio-debug"), 0.0, 1.0), torch.device("cpu"))
     with pytest.raises(RunError, match="no fitted tokenizer"):
         write_codes(untrained, manifest, tmp_path / "new")
     assert not (tmp_path / "new").exists()

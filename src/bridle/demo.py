@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bridle.data.manifest import PATH_COLUMNS, Manifest, read_manifest
+from bridle.data.manifest import Manifest, read_manifest
+from bridle.data.medium import AUDIO
 from bridle.doctor.speed import Speed
 from bridle.errors import BridleError, DataError
 from bridle.files import write_atomically
@@ -263,7 +264,7 @@ def _read_labelled(data: Path) -> tuple[Manifest, list[str], str, str]:
     labels = [entry.key.split("/")[0] for entry in entries]
     if len(set(labels)) < 2:
         raise DataError(
-            f"{data} has no labels: it needs a CSV table with a path column ({', '.join(PATH_COLUMNS)}) and a label column "
+            f"{data} has no labels: it needs a CSV table with a path column ({', '.join(AUDIO.columns)}) and a label column "
             f"({', '.join(LABEL_COLUMNS)}), or a subfolder for each of 2 or more classes"
         )
     return Manifest(entries), labels, "", f"{data}, a class for each subfolder"
@@ -278,7 +279,7 @@ def _find_table(folder: Path) -> Path | None:
     for path in sorted(folder.glob("*.csv")):
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
             header = set(next(csv.reader(stream), []))
-        if header & set(PATH_COLUMNS) and header & set(LABEL_COLUMNS):
+        if header & set(AUDIO.columns) and header & set(LABEL_COLUMNS):
             fit.append(path)
     if len(fit) > 1:
         raise DataError(f"{folder} has {len(fit)} tables, {', '.join(path.name for path in fit)}; give one by --data {fit[0]}")

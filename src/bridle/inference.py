@@ -1,31 +1,34 @@
-"""Using a run: features, embeddings and codes of sounds. ``bridle.load`` gives a :class:`Model`."""
+"""Using a run: features, embeddings and codes of files. ``bridle.load`` gives a :class:`Model`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bridle import distributed
-from bridle.data.audio import AudioLoader
 from bridle.data.batch import Batch, Sample, collate
 from bridle.data.dataset import LoadedClip
+from bridle.data.loaders import build_loader
 from bridle.data.manifest import Entry
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, DecodeError, RunError
 from bridle.grid import PatchGrid
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.networks import Networks, model_fingerprint, read_networks
-from bridle.nn.pooling import Pooling, pool
+from bridle.nn.pooling import Pooling, num_cells, pool
+from bridle.nn.positions import AXES
 from bridle.objectives.view import whole_view
 from bridle.run import RunConfig, RunFolder
+from bridle.train.loop import Precision, resolve_precision
 
-Sound = str | Path | Tensor
-"""A file, or a waveform (S,) mono at the model's sample rate, in [-1, 1]."""
+Item = Any
+"""A file (path), or what the model's medium has in memory: a waveform (S,) mono at its sample rate, in [-1, 1]; a PIL image or
+pixels (C, H, W); frames (T, C, H, W) one step of the model's clips apart. Pixels are uint8, or floats in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,14 @@ class Window:
     Attributes:
         index: row of the entry it belongs to.
         start_seconds: where it starts in the file.
-        inputs: (C, T, H, W) normalised.
+        inputs: (C, T, H, W) as the loader gives it.
+        aspect: width over height of the picture it was made from.
     """
 
     index: int
     start_seconds: float
     inputs: Tensor
+    aspect: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,15 @@ class Model:
         config: of the run.
         networks: with their weights.
         device: where to compute.
+        precision: of the encoder's products: ``fp32``, ``bf16``, or ``auto`` for bf16 where the device computes in it.
     """
 
-    def __init__(self, config: RunConfig, networks: Networks, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, networks: Networks, device: torch.device, precision: Precision = "fp32") -> None:
         self.config = config
+        self.precision = resolve_precision(precision, device)
         self.networks = networks.to(device).eval().requires_grad_(False)
         self.device = device
-        self.loader = AudioLoader(config.audio)
+        self.loader = build_loader(config.clips)
         self.fingerprint = model_fingerprint(config, networks.state_dict())
 
     @property
@@ -106,54 +113,97 @@ class Model:
         """Number of layers; the last one's output is what the encoder gives."""
         return self.config.encoder.depth
 
-    def features(self, sound: Sound, pooling: Pooling | Literal["none"] = "none", layer: int | None = None) -> Tensor:
-        """Features of a sound.
+    def features(self, item: Item, pooling: Pooling | Literal["none"] = "none", layer: int | None = None) -> Tensor:
+        """Features of a sound, picture or film.
 
         Args:
-            sound: a file or a waveform; longer ones than the model's crop are read in consecutive windows, joined in time.
-            pooling: ``"mean"`` over all patches, ``"time"`` over time only, ``"statistics"`` mean and deviation over time,
-                or ``"none"``.
+            item: a file, or a tensor or picture in memory; what is longer than the model's clips is read in consecutive
+                windows, joined in time.
+            pooling: see :mod:`bridle.nn.pooling`; ``"none"`` keeps every patch.
             layer: 1 to ``depth``; None for the last one.
 
         Returns:
-            float32 on the CPU: (time, frequency, D) for ``"none"``, (D,) for ``"mean"``, (frequency, D) for ``"time"``,
-            (frequency, 2D) for ``"statistics"``: mean, then deviation.
+            float32 on the CPU. For ``"none"`` the axes of the medium and D: (time, frequency, D), (height, width, D) or
+            (time, height, width, D). For ``"time"`` and ``"statistics"`` those without time, the latter of 2D: mean, then
+            deviation. For ``"mean"`` (D,), for ``"grid"`` (cells, D), for ``"grid statistics"`` (cells, 2D).
 
         Raises:
             DecodeError: the file cannot be read.
-            DataError: the waveform is empty, not mono or not finite.
+            DataError: what is in memory is nothing that the model's medium knows, empty or not finite.
             ConfigError: there is no such layer.
         """
         parts = []
-        for encoded in self.encode(self._windows(sound), layers=(self.depth if layer is None else layer,)):
-            cut = encoded.layers[0].reshape(len(encoded.windows), encoded.grid.time, encoded.grid.patches_per_step, -1).cpu()
+        grid = None
+        for encoded in self.encode(self._windows(item), layers=(self.depth if layer is None else layer,)):
+            grid = encoded.grid
+            cut = encoded.layers[0].reshape(len(encoded.windows), grid.time, grid.patches_per_step, -1).cpu()
             parts += [row[:steps] for row, steps in zip(cut, encoded.steps.tolist(), strict=True)]
+        assert grid is not None  # every item has a window
         features = torch.cat(parts)
+        grid = PatchGrid(len(features), grid.height, grid.width)
+        kept = [size for axis, size in zip(AXES, grid.shape, strict=True) if axis in self.config.encoder.axes]
         if pooling == "none":
-            return features
-        steps, bands, _ = features.shape
-        pooled = pool(features.flatten(0, 1)[None], PatchGrid(steps, bands), torch.tensor([steps]), pooling)[0]
-        return pooled if pooling == "mean" else pooled.reshape(bands, -1)
+            return features.reshape(*kept, -1)
+        pooled = pool(features.flatten(0, 1)[None], grid, torch.tensor([grid.time]), pooling)[0]
+        if pooling in ("time", "statistics"):
+            space = kept[1:] if "time" in self.config.encoder.axes else kept
+            return pooled.reshape(*space, -1)
+        return pooled if pooling == "mean" else pooled.reshape(num_cells(grid), -1)
 
-    def embed(self, sound: Sound, pooling: Pooling = "mean", layer: int | None = None) -> Tensor:
-        """One vector for the whole sound: its pooled features.
+    def embed(self, item: Item, pooling: Pooling = "mean", layer: int | None = None) -> Tensor:
+        """One vector for the whole item: its pooled features.
 
         Args:
-            sound: a file or a waveform.
+            item: as for :meth:`features`.
             pooling: as for :meth:`features`.
             layer: 1 to ``depth``; None for the last one.
 
         Returns:
-            (D,) for ``"mean"``, (frequency * D,) for ``"time"``, (frequency * 2D,) for ``"statistics"``; float32 on the CPU.
+            (X,) float32 on the CPU; X is D for ``"mean"``, and :func:`bridle.nn.pooling.pooled_width` for others.
 
         Raises:
             DecodeError: the file cannot be read.
-            DataError: the waveform is empty, not mono or not finite.
+            DataError: what is in memory is nothing that the model's medium knows, empty or not finite.
             ConfigError: there is no such layer.
         """
-        return self.features(sound, pooling, layer).flatten()
+        return self.features(item, pooling, layer).flatten()
 
-    def tokenize(self, sound: Sound) -> Codes:
+    def embed_all(self, items: Iterable[Item], pooling: Pooling = "mean", layer: int | None = None) -> Tensor:
+        """Vectors of many items, computed in batches; an item of several windows has their mean.
+
+        Args:
+            items: files, or a batch of tensors, such as pixels (B, C, H, W).
+            pooling: as for :meth:`features`; of an item of several windows the windows' vectors are averaged by their length.
+            layer: 1 to ``depth``; None for the last one.
+
+        Returns:
+            (number of items, X) float32 on the CPU.
+
+        Raises:
+            DecodeError: a file cannot be read.
+            DataError: as for :meth:`embed`; or there is no item.
+            ConfigError: there is no such layer.
+        """
+        windows = (
+            Window(index, clip.start_seconds, clip.inputs, clip.aspect)
+            for index, item in enumerate(items)
+            for clip in self._clips(item)
+        )
+        sums: list[Tensor] = []
+        weights: list[float] = []
+        for encoded in self.encode(windows, layers=(self.depth if layer is None else layer,)):
+            vectors = pool(encoded.layers[0], encoded.grid, encoded.steps, pooling).cpu()
+            for window, vector, steps in zip(encoded.windows, vectors, encoded.steps.tolist(), strict=True):
+                if window.index == len(sums):
+                    sums.append(torch.zeros_like(vector))
+                    weights.append(0.0)
+                sums[window.index] += vector * steps
+                weights[window.index] += steps
+        if not sums:
+            raise DataError("there is nothing to embed; give at least 1 item")
+        return torch.stack(sums) / torch.tensor(weights)[:, None]
+
+    def tokenize(self, item: Item) -> Codes:
         """Codes of every patch; windows as for :meth:`features`.
 
         Returns:
@@ -161,13 +211,13 @@ class Model:
 
         Raises:
             DecodeError: the file cannot be read.
-            DataError: the waveform is empty, not mono or not finite.
+            DataError: what is in memory is nothing that the model's medium knows, empty or not finite.
             RunError: the run has no tokenizer.
         """
-        parts = [codes for _, codes in self.encode_codes(self._windows(sound))]
-        bands = parts[0].grid.height
+        parts = [codes for _, codes in self.encode_codes(self._windows(item))]
+        grid = parts[0].grid
         codes = torch.cat([part.codes for part in parts])
-        return Codes(codes, PatchGrid(len(codes) // bands, bands))
+        return Codes(codes, PatchGrid(len(codes) // grid.patches_per_step, grid.height, grid.width))
 
     @torch.inference_mode()
     def encode(self, windows: Iterable[Window], batch_size: int = 16, layers: Sequence[int] | None = None) -> Iterator[Encoded]:
@@ -184,7 +234,8 @@ class Model:
         wanted = (self.depth,) if layers is None else tuple(layers)
         for group, batch in self._batches(windows, batch_size):
             view = whole_view(batch, self.config.encoder.patch)
-            found = self.networks.encoder.at_layers(view.patches, view.every, wanted)
+            with self.autocast():
+                found = self.networks.encoder.at_layers(view.patches, view.every, wanted)
             yield Encoded(group, tuple(features.patches for features in found), view.patches.grid, view.steps)
 
     @torch.inference_mode()
@@ -197,28 +248,34 @@ class Model:
         tokenizer = self.tokenizer
         for group, batch in self._batches(windows, batch_size):
             view = whole_view(batch, self.config.encoder.patch)
-            codes = tokenizer.quantizer.encode(tokenizer.vectors(view.patches, view.every)).cpu()
+            with self.autocast():
+                codes = tokenizer.quantizer.encode(tokenizer.vectors(view.patches, view.every)).cpu()
             grid = view.patches.grid
             for window, row, count in zip(group, codes, view.steps.tolist(), strict=True):
                 yield window, Codes(row[: count * grid.patches_per_step], PatchGrid(count, grid.height, grid.width))
+
+    def autocast(self) -> torch.autocast:
+        """The context in which its networks compute in its precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def windows(self, entries: Iterable[Entry], bad: list[BadFile]) -> Iterator[Window]:
         """Windows of every entry in order; files that cannot be read are appended to ``bad`` and passed over."""
         for index, entry in enumerate(entries):
             try:
                 for clip in self.loader.windows(entry):
-                    yield Window(index, clip.start_seconds, clip.inputs)
+                    yield Window(index, clip.start_seconds, clip.inputs, clip.aspect)
             except (DecodeError, OSError) as error:
                 bad.append(BadFile.of(entry, error))
 
-    def _windows(self, sound: Sound) -> Iterator[Window]:
+    def _windows(self, item: Item) -> Iterator[Window]:
         """The windows one after the other, so that a long file is never in memory as a whole."""
-        if isinstance(sound, Tensor):
-            clips: Iterable[LoadedClip] = self.loader.waveform_windows(_checked_waveform(sound))
-        else:
-            clips = self.loader.windows(Entry(key=str(sound), path=str(sound)))
-        for clip in clips:
-            yield Window(0, clip.start_seconds, clip.inputs)
+        for clip in self._clips(item):
+            yield Window(0, clip.start_seconds, clip.inputs, clip.aspect)
+
+    def _clips(self, item: Item) -> Iterator[LoadedClip]:
+        if isinstance(item, str | Path):
+            return self.loader.windows(Entry(key=str(item), path=str(item)))
+        return self.loader.windows_of(item)
 
     def _batches(self, windows: Iterable[Window], batch_size: int) -> Iterator[tuple[list[Window], Batch]]:
         group: list[Window] = []
@@ -231,28 +288,18 @@ class Model:
             yield group, self.batch(group)
 
     def batch(self, windows: Sequence[Window]) -> Batch:
-        """The windows padded to one length, on the model's device."""
-        samples = [Sample(window.inputs, window.inputs.shape[1], 0, window.index) for window in windows]
-        return collate(samples, self.config.encoder.patch).to(self.device)
+        """The windows padded to one length, finished, on the model's device."""
+        samples = [Sample(w.inputs, w.inputs.shape[1], 0, w.index, w.aspect) for w in windows]
+        return self.loader.finish(collate(samples, self.config.encoder.patch).to(self.device), augment=False)
 
 
-def _checked_waveform(waveform: Tensor) -> Tensor:
-    if waveform.ndim != 1 or not waveform.is_floating_point() or waveform.numel() == 0:
-        raise DataError(
-            f"a waveform must be a non-empty float tensor (samples,), not {tuple(waveform.shape)} {waveform.dtype}; "
-            "average the channels and scale to [-1, 1]"
-        )
-    if not bool(torch.isfinite(waveform).all()):
-        raise DataError("the waveform holds NaN or infinite samples; clean it first")
-    return waveform.detach().to("cpu", torch.float32)
-
-
-def load(run: str | Path, device: str | torch.device | None = None) -> Model:
+def load(run: str | Path, device: str | torch.device | None = None, precision: Precision = "fp32") -> Model:
     """The model of a run folder, from its newest weights. Nothing is unpickled.
 
     Args:
         run: the folder given to ``pretrain --out``.
         device: such as ``"cpu"`` or ``"cuda:1"``; defaults to the GPU, else the CPU.
+        precision: see :class:`Model`.
 
     Raises:
         RunError: there is no run, no weights yet, or they were written by another version.
@@ -261,9 +308,9 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Model:
     folder = RunFolder(Path(run))
     config = folder.read_config()
     found = distributed.default_device() if device is None else distributed.usable_device(device)
-    return Model(config, read_networks(folder, config), found)
+    return Model(config, read_networks(folder, config), found, precision)
 
 
-def random_model(config: RunConfig, device: torch.device | None = None) -> Model:
+def random_model(config: RunConfig, device: torch.device | None = None, precision: Precision = "fp32") -> Model:
     """The same model before any training: the baseline of every evaluation."""
-    return Model(config, Networks(config), device or distributed.default_device())
+    return Model(config, Networks(config), device or distributed.default_device(), precision)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bridle.config import fingerprint
+from bridle.data.loaders import content_settings
 from bridle.errors import RunError
 from bridle.models.encoder import Encoder
 from bridle.models.predictor import CodeHead, PatchHead, Predictor
@@ -111,9 +112,8 @@ def load_weights(networks: Networks, weights: dict[str, Tensor], source: Path, n
 def model_fingerprint(config: RunConfig, weights: dict[str, Tensor]) -> str:
     """16 hexadecimal digits that change with any weight or any setting that changes codes or embeddings."""
     digest = hashlib.sha256()
-    audio = config.audio
-    digest.update(json.dumps([audio.crop_seconds, audio.mean, audio.std]).encode())
-    for part in (audio.fbank, config.encoder, config.quantizer, config.cold_start):
+    digest.update(json.dumps(content_settings(config.clips), sort_keys=True).encode())
+    for part in (config.encoder, config.quantizer, config.cold_start):
         digest.update(fingerprint(part).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()

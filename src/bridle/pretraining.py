@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bridle import distributed
-from bridle.data.audio import AudioLoader
 from bridle.data.batch import Batch
 from bridle.data.dataset import ClipDataset, batch_loader
+from bridle.data.loaders import build_loader
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.quarantine import BadFile, Quarantine
 from bridle.data.sampler import EpochOrder
@@ -118,10 +118,9 @@ def pretrain(
     device = device or distributed.default_device()
     folder = RunFolder(Path(out))
     check_folder(folder, resume)
-    manifest = read_manifest([Path(source) for source in sources])
-    reporter.message(
-        f"{len(manifest.entries)} clips, {sum(e.duration_seconds for e in manifest.entries) / 60:.1f} minutes of sound"
-    )
+    manifest = read_manifest([Path(source) for source in sources], config.medium)
+    minutes = sum(entry.duration_seconds for entry in manifest.entries) / 60
+    reporter.message(f"{len(manifest)} {config.medium.nouns}" + (f", {minutes:.1f} minutes" if config.medium.timed else ""))
     config = resolve(config, manifest, folder, device)
     run = _Run(config, manifest, folder, device, reporter)
     return run.execute()
@@ -134,12 +133,12 @@ class _Run:
         self, config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device, reporter: Reporter
     ) -> None:
         self.config, self.folder, self.device, self.reporter = config, folder, device, reporter
-        loader = AudioLoader(config.audio)
-        self.dataset = ClipDataset(manifest, loader, config.seed)
+        self.loader = build_loader(config.clips)
+        self.dataset = ClipDataset(manifest, self.loader, config.seed)
         self.order = EpochOrder(
             self.dataset.lengths(),
             batch_size=config.train.batch_size,
-            crop_length=loader.crop_frames,
+            crop_length=self.loader.crop_frames,
             patch_length=config.encoder.patch[0],
             seed=config.seed,
         )
@@ -216,18 +215,17 @@ class _Run:
         return lambda step: iter(self._batches(first_epoch, step, total_steps - step))
 
     def _batches(self, first_epoch: int, start_step: int, num_steps: int) -> Iterator[Batch]:
-        return iter(
-            batch_loader(
-                self.dataset,
-                self.order,
-                start_step=first_epoch * self.order.steps_per_epoch + start_step,
-                num_steps=num_steps,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                num_workers=self.config.train.num_workers,
-                patch=self.config.encoder.patch,
-            )
+        batches = batch_loader(
+            self.dataset,
+            self.order,
+            start_step=first_epoch * self.order.steps_per_epoch + start_step,
+            num_steps=num_steps,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            num_workers=self.config.train.num_workers,
+            patch=self.config.encoder.patch,
         )
+        return (self.loader.finish(batch.to(self.device), augment=True) for batch in batches)
 
     def _restore(self) -> Checkpoint | None:
         path = latest_checkpoint(self.folder.path)

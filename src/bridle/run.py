@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 import tyro.conf
 import yaml
 
 from bridle.config import load_yaml, to_yaml
 from bridle.data.audio import AudioConfig
+from bridle.data.batch import valid_steps
+from bridle.data.image import ImageConfig
+from bridle.data.loaders import ClipConfig, build_loader, plain
+from bridle.data.medium import MEDIA, Medium
+from bridle.data.video import VideoConfig
 from bridle.errors import ConfigError, RunError
 from bridle.files import explain_write_error, write_atomically
+from bridle.grid import PatchGrid
 from bridle.masking import MaskConfig
 from bridle.models.encoder import EncoderConfig
 from bridle.models.predictor import PredictorConfig
@@ -23,7 +30,7 @@ from bridle.phases import Phase, parse_phases
 from bridle.quantize import QuantizerConfig
 from bridle.train.loop import TrainConfig
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the run folder. A folder of another version is refused."""
 
 
@@ -35,7 +42,9 @@ class RunConfig:
         recipe: name of the recipe it started from.
         seed: of weights, order, crops, augmentation and masks.
         phases: the turns, e.g. ``"cold:40, tokenizer:10, encoder:40"``, in epochs or steps.
-        audio: from file to log-mel.
+        audio: from sound file to log-mel; None for a run on another medium. One of the three is set.
+        image: from picture to pixels.
+        video: from film to pixels.
         encoder: size and patch of the encoder; the tokenizer's ViT has the same size.
         predictor: size and kind of the predictor.
         masks: how patches are masked.
@@ -60,7 +69,9 @@ class RunConfig:
     recipe: Annotated[str, tyro.conf.Suppress] = "custom"
     seed: int = 0
     phases: str = "cold:40, tokenizer:10, encoder:40"
-    audio: AudioConfig = field(default_factory=AudioConfig)
+    audio: AudioConfig | None = field(default_factory=AudioConfig)
+    image: ImageConfig | None = None
+    video: VideoConfig | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
@@ -81,19 +92,69 @@ class RunConfig:
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(f"format_version={self.format_version} is not a setting; this bridle writes {FORMAT_VERSION}")
         parse_phases(self.phases)
-        mels, rows = self.audio.fbank.num_mels, self.encoder.patch[1]
-        if mels % rows:
-            raise ConfigError(f"audio.fbank.num_mels={mels} must be a multiple of the patch's {rows} bands (encoder.patch)")
+        given = [name for name in MEDIA if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                f"set one of {', '.join(MEDIA)}, and leave the others None; {' and '.join(given) or 'none'} is set"
+            )
+        self._check_patch()
         levels = self.quantizer.num_codebooks
         if self.level_weights and len(self.level_weights) != levels:
             raise ConfigError(
                 f"level_weights has {len(self.level_weights)} values; quantizer.num_codebooks={levels} needs as many"
             )
 
+    def _check_patch(self) -> None:
+        """A full clip is a whole number of patches in height and width, and has the encoder's channels."""
+        channels, height, width = self.clip_shape
+        _, rows, columns = self.encoder.patch
+        if height % rows or width % columns:
+            raise ConfigError(
+                f"encoder.patch={self.encoder.patch} must divide the clip's height {height} and width {width} "
+                f"({'audio.fbank.num_mels' if self.audio else f'{self.medium.name}.size'})"
+            )
+        if self.image is not None and self.encoder.patch[0] != 1:
+            raise ConfigError(f"encoder.patch={self.encoder.patch} must begin with 1 for images, which have no time")
+        if self.encoder.channels != channels:
+            raise ConfigError(f"encoder.channels={self.encoder.channels} must be the clip's {channels}")
+
+    @property
+    def clips(self) -> ClipConfig:
+        """The settings of the front end: the one of ``audio``, ``image`` and ``video`` that is set."""
+        clips = self.audio or self.image or self.video
+        assert clips is not None
+        return clips
+
+    @property
+    def medium(self) -> Medium:
+        """What the run is made of."""
+        return next(medium for name, medium in MEDIA.items() if getattr(self, name) is not None)
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the encoder sees."""
+        if self.audio is not None:
+            return (1, self.audio.fbank.num_mels, 1)
+        pixels = self.image or self.video
+        assert pixels is not None
+        return (pixels.channels, pixels.size, pixels.size)
+
+    def with_clips(self, clips: ClipConfig) -> RunConfig:
+        """The configuration with other settings of its front end."""
+        changed: dict[str, Any] = {self.medium.name: clips}
+        return dataclasses.replace(self, **changed)
+
     @property
     def plan(self) -> tuple[Phase, ...]:
         """The phases, parsed."""
         return parse_phases(self.phases)
+
+
+def clip_grid(config: RunConfig) -> PatchGrid:
+    """The grid of patches of a full clip."""
+    _, height, width = config.clip_shape
+    steps = int(valid_steps(torch.tensor([build_loader(plain(config.clips)).crop_frames]), config.encoder.patch[0]))
+    return PatchGrid(steps, height // config.encoder.patch[1], width // config.encoder.patch[2])
 
 
 @dataclass(frozen=True)
@@ -151,8 +212,3 @@ class RunFolder:
             write_atomically(self.config, to_yaml(config))
         except OSError as error:
             raise RunError(explain_write_error(error, self.path, "config.yaml")) from error
-
-
-def with_normalisation(config: RunConfig, mean: float, std: float) -> RunConfig:
-    """The configuration with the data's statistics filled in."""
-    return dataclasses.replace(config, audio=dataclasses.replace(config.audio, mean=mean, std=std))

@@ -9,10 +9,10 @@ import torch
 
 from bridle import distributed
 from bridle.config import to_dict
-from bridle.data.audio import estimate_normalisation
+from bridle.data.loaders import estimate_normalisation, with_normalisation
 from bridle.data.manifest import Manifest
 from bridle.errors import ConfigError, RunError
-from bridle.run import RunConfig, RunFolder, with_normalisation
+from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.loop import resolve_precision
 
@@ -46,9 +46,9 @@ def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: to
         return _resumed(config, folder.read_config())
     precision = resolve_precision(config.train.precision, device)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
-    if config.audio.mean is None or config.audio.std is None:
-        statistics = estimate_normalisation(manifest, config.audio, seed=config.seed)
-        config = with_normalisation(config, statistics.mean, statistics.std)
+    if config.clips.mean is None or config.clips.std is None:
+        found = estimate_normalisation(manifest, config.clips, seed=config.seed)
+        config = config.with_clips(with_normalisation(config.clips, found.mean, found.std))
     distributed.barrier()
     if distributed.rank() == 0:
         folder.write_config(config)
@@ -64,12 +64,12 @@ def _resumed(config: RunConfig, saved: RunConfig) -> RunConfig:
     train = {name: value for name, value in vars(config.train).items() if name != "batch_size"}
     if config.train.precision == "auto":
         train["precision"] = saved.train.precision
+    saved = saved.with_clips(dataclasses.replace(saved.clips, cache_gigabytes=config.clips.cache_gigabytes))
     longer = len(config.plan) > len(saved.plan) and config.plan[: len(saved.plan)] == saved.plan
     resumed = dataclasses.replace(
         saved,
         phases=config.phases if longer else saved.phases,
         train=dataclasses.replace(saved.train, **train),
-        audio=dataclasses.replace(saved.audio, cache_gigabytes=config.audio.cache_gigabytes),
         encoder_optim=dataclasses.replace(saved.encoder_optim, lr=config.encoder_optim.lr),
         tokenizer_optim=dataclasses.replace(saved.tokenizer_optim, lr=config.tokenizer_optim.lr),
     )

@@ -22,12 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from bridle.data.loaders import content_settings
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.files import explain_write_error, write_atomically
 from bridle.inference import Model, Window
 from bridle.nn.pooling import Pooling, pool, pooled_width
+from bridle.run import clip_grid
 
 QUARANTINE_NAME = "_quarantine.jsonl"
 FILES_PER_PART = 1000
@@ -128,7 +130,7 @@ def write_embeddings(
         DataError: no file can be read.
         ConfigError: ``files_per_part`` is below 1, or there is no such layer.
     """
-    width = pooled_width(model.width, _bands(model), pooling)
+    width = pooled_width(model.width, clip_grid(model.config), pooling)
     chosen = model.depth if layer is None else layer
     schema = _schema(
         model, {"kind": "embeddings", "pooling": pooling, "layer": chosen}, [("embedding", pa.list_(pa.float32(), width))]
@@ -146,20 +148,16 @@ def write_embeddings(
     return _write(model, manifest, out, schema, convert, files_per_part, progress)
 
 
-def _bands(model: Model) -> int:
-    return model.config.audio.fbank.num_mels // model.config.encoder.patch[1]
-
-
 def _schema(model: Model, settings: dict[str, Any], columns: list[tuple[str, Any]]) -> Any:
-    audio, patch = model.config.audio, model.config.encoder.patch
+    config = model.config
     described = {
         **settings,
         "fingerprint": model.fingerprint,
         "bridle_version": _version(),
-        "window_seconds": audio.crop_seconds,
-        "patch_seconds": patch[0] * audio.fbank.hop_seconds,
-        "patch_bands": patch[1],
-        "num_bands": _bands(model),
+        "medium": config.medium.name,
+        "clips": content_settings(config.clips),
+        "patch": list(config.encoder.patch),
+        "grid": list(clip_grid(config).shape),
     }
     first, last = [("path", pa.string()), ("start_seconds", pa.float64())], [("fingerprint", pa.string())]
     return pa.schema([*first, *columns, *last], metadata={"bridle": json.dumps(described)})

@@ -15,12 +15,12 @@ def test_says_ready_and_how(tiny_folder, capsys, monkeypatch, tmp_path):
     assert doctor(tiny_folder, "--json", tmp_path / "report.json") == 0
     out = capsys.readouterr().out
     for expected in (
-        "10 files, 10 readable as far as seen, 15 s of sound",
+        "10 sound files, 10 readable as far as seen, 15 s, ",
         "16000 Hz: 4   ",
         "wav/pcm_16: 8   flac/pcm_16: 2",
         "10 files, of which 0 silent, 0 cut short",
         "1 s - 2 s",
-        "10 clips of up to 2 s in 2 steps",
+        "10 clips of up to 2 s, 80 % of the time in 2 steps",
         "estimated time",
         "what to do",
         "ready to train",

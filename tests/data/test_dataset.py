@@ -21,6 +21,7 @@ class NoiseLoader:
     """Clips of seeded noise; as long as the entry's offset; "bad", "gone" or "kill" in the key is a fault."""
 
     frame_shape = (1, 2, 1)
+    dtype = torch.float32
 
     def length(self, entry):
         return min(entry.offset, 20)

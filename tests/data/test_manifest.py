@@ -40,7 +40,12 @@ class TestFolder:
         assert [round(e.duration_seconds, 6) for e in manifest.entries] == [0.4, 0.3, 0.2, 0.5]
         assert [e.path for e in manifest.entries] == [str(folder / key) for key in keys(manifest)]
         assert manifest.entries[0].open() == str(folder / "a/y.WAV")
-        assert (len(manifest), manifest.num_files, manifest.bad, manifest.columns) == (4, 4, (), {})
+        assert (len(manifest), manifest.num_files, manifest.bad, manifest.columns) == (
+            4,
+            4,
+            (),
+            {"class": ["a", "a", "", "d"]},
+        )
 
     def test_other_and_hidden_files_are_passed_over(self, folder):
         (folder / "notes.txt").write_text("hello")

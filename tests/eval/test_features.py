@@ -10,9 +10,8 @@ from bridle.data.audio import AudioLoader
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.errors import ConfigError, DataError, DecodeError, QuantizerError
 from bridle.eval import features
-from bridle.eval.baseline import log_mel_statistics
 from bridle.eval.codes import bag_of_codes, code_report, label_churn
-from bridle.eval.features import BAG_OF_CODES, LOG_MEL, collect_features, default_layers
+from bridle.eval.features import BAG_OF_CODES, collect_features, default_layers
 from bridle.inference import load, random_model
 from bridle.objectives.view import whole_view
 
@@ -61,9 +60,9 @@ def test_layers_are_chosen_and_named(model, manifest):
 
 
 def test_log_mel_rows_are_statistics_of_all_frames(model, manifest, collected):
-    for entry, row in zip(manifest.entries, collected.features[LOG_MEL]["clip"], strict=True):
+    for entry, row in zip(manifest.entries, collected.features[AudioLoader.baseline_name]["clip"], strict=True):
         frames = torch.cat([clip.inputs[0, :, :, 0] for clip in model.loader.windows(entry)])
-        torch.testing.assert_close(row, log_mel_statistics(frames), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(row, torch.cat([frames.mean(0), frames.std(0, correction=0)]), rtol=1e-4, atol=1e-5)
 
 
 def test_bags_and_statistics_are_those_of_the_codes(model, manifest, collected):
@@ -147,7 +146,7 @@ def test_unreadable_files_are_left_out_also_those_that_break_off(model, tiny_fol
 def test_without_a_fitted_tokenizer_there_are_no_codes(model, manifest):
     found = collect_features({"random": random_model(model.config, model.device)}, manifest)
     assert found.codes is None
-    assert set(found.features) == {LOG_MEL, "random"}
+    assert set(found.features) == {AudioLoader.baseline_name, "random"}
 
 
 def test_codes_of_a_large_set_are_a_sample_of_its_windows(model, manifest, collected, monkeypatch):
@@ -163,7 +162,7 @@ def test_errors_say_what_is_wrong(model, manifest, tmp_path):
     with pytest.raises(DataError, match="0 models"):
         collect_features({}, manifest)
     other = replace(model.config, audio=replace(model.config.audio, mean=0.0))
-    with pytest.raises(DataError, match="'other' and 'run' differ in their audio settings"):
+    with pytest.raises(DataError, match="'other' and 'run' differ in their front end"):
         collect_features({"run": model, "other": random_model(other, model.device)}, manifest)
     gone = Manifest(tuple(replace(entry, path=str(tmp_path / "gone")) for entry in manifest.entries))
     with pytest.raises(DataError, match=r"none of 10 files can be read; first: a/.*missing"):

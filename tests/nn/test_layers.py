@@ -12,7 +12,7 @@ from bridle.grid import PatchGrid
 from bridle.nn.attention import Attention, attend
 from bridle.nn.block import Block, CrossBlock
 from bridle.nn.patches import normalise_patches, patchify
-from bridle.nn.pooling import pool, pooled_width
+from bridle.nn.pooling import num_cells, pool, pooled_width
 from bridle.nn.positions import sine_cosine
 
 
@@ -121,7 +121,27 @@ def test_pooling_ignores_padding() -> None:
     ]
     torch.testing.assert_close(both, torch.stack(expected))
     for pooling, rows in (("mean", mean), ("time", kept), ("statistics", both)):
-        assert rows.shape[1] == pooled_width(5, 2, pooling)
+        assert rows.shape[1] == pooled_width(5, PatchGrid(6, 2), pooling)
+
+
+@pytest.mark.parametrize("grid", [PatchGrid(1, 4, 6), PatchGrid(3, 7, 7), PatchGrid(2, 8, 1), PatchGrid(2, 1, 1)])
+def test_grid_pooling_is_the_mean_of_each_quarter(grid: PatchGrid) -> None:
+    features = torch.randn(2, grid.num_patches, 5, generator=torch.Generator().manual_seed(0))
+    cube = features.reshape(2, *grid.shape, 5)
+    halves = [
+        [slice(0, -(-size // 2)), slice(size // 2, size)] if size > 1 else [slice(0, 1)] for size in (grid.height, grid.width)
+    ]
+    cells = [(rows, columns) for rows in halves[0] for columns in halves[1]]
+    steps = torch.full((2,), grid.time)
+    expected = torch.cat([cube[:, :, rows, columns].mean((1, 2, 3)) for rows, columns in cells], dim=1)
+    found = pool(features, grid, steps, "grid")
+    torch.testing.assert_close(found, expected)
+    assert found.shape[1] == pooled_width(5, grid, "grid") == 5 * num_cells(grid)
+    deviation = cube.std(1, correction=0)
+    spread = [deviation[:, rows, columns].mean((1, 2)) for rows, columns in cells]
+    both = torch.cat([torch.cat([cube[:, :, r, c].mean((1, 2, 3)), spread[i]], 1) for i, (r, c) in enumerate(cells)], dim=1)
+    torch.testing.assert_close(pool(features, grid, steps, "grid statistics"), both, atol=2e-6, rtol=1e-5)
+    assert both.shape[1] == pooled_width(5, grid, "grid statistics")
 
 
 def test_pooling_one_step_has_finite_gradients() -> None:

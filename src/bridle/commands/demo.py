@@ -28,7 +28,7 @@ from bridle.demo import ESC50, Sounds, find_sounds, steps_in
 from bridle.doctor.speed import Speed
 from bridle.errors import ConfigError, RunError
 from bridle.eval.evaluate import RANDOM, RUN, Evaluation
-from bridle.eval.features import BAG_OF_CODES, LOG_MEL, CodeStatistics
+from bridle.eval.features import BAG_OF_CODES, CodeStatistics
 from bridle.eval.gain import Gain
 
 RECIPE, MARK = "audio-demo", "demo.json"
@@ -153,7 +153,7 @@ def gain_grid(gains: Sequence[Gain]) -> Table:
     for probe in dict.fromkeys(gain.probe for gain in gains):
         made.add_column(f"{PROBE_TITLES[probe][0]}, points (95 %)")
     made.add_column("")
-    for over in (RANDOM, LOG_MEL):
+    for over in sorted({gain.over for gain in gains}, key=lambda name: name != RANDOM):
         cells = [gain for gain in gains if gain.over == over]
         made.add_row(over, *(points(gain) for gain in cells), in_words(cells))
     return made

@@ -16,6 +16,8 @@ from rich.text import Text
 from bridle.commands.arguments import Data, JsonFile, parse, write_json
 from bridle.commands.display import console, stages, table
 from bridle.config import to_dict
+from bridle.doctor.advice import BLANK
+from bridle.doctor.plan import Plan
 from bridle.doctor.report import Files, Report, examine
 from bridle.doctor.speed import Speed
 from bridle.recipes import recipe
@@ -24,13 +26,14 @@ from bridle.run import RunConfig
 SHOWN_FILES = 10
 SHOWN_KINDS = 4
 _BAR_WIDTH = 40
-_DESCRIPTION = """Examine recordings before training.
+_DESCRIPTION = """Examine recordings, pictures or films before training.
   Reads every header and decodes some files, puts them in the recipe's order, and times a few real training
   steps on this machine. Says what is broken, how long training takes and what to do. The exit status is 0
   when training would start and 1 when it would not.
 
 examples:
   bridle doctor recordings/
+  bridle doctor pictures/ --recipe image-small
   bridle doctor recordings/ more.csv --recipe audio-base --no-speed
   bridle doctor recordings/ --all --json report.json
 """
@@ -73,12 +76,13 @@ def screen(report: Report, config: RunConfig) -> Iterator[RenderableType]:
     files = report.files
     good = files.num_files - len(files.bad)
     yield Text(
-        f"\n{files.num_files:,} files, {good:,} readable as far as seen, {_duration(files.total_seconds)} of sound, "
-        f"{_size(files.num_bytes)}",
+        f"\n{files.num_files:,} {config.medium.nouns}, {good:,} readable as far as seen, "
+        + (f"{_duration(files.total_seconds)}, " if files.total_seconds else "")
+        + _size(files.num_bytes),
         style="bold",
     )
-    yield kinds_table(files)
-    yield durations_table(files)
+    yield kinds_table(files, BLANK[config.medium.name])
+    yield extents_table(files)
     if files.bad:
         yield bad_table(files)
     yield Text("")
@@ -95,32 +99,27 @@ def screen(report: Report, config: RunConfig) -> Iterator[RenderableType]:
         yield grid
 
 
-def kinds_table(files: Files) -> Table:
-    """Sample rates, channels and formats, the most frequent first; decoded files; quantiles of the durations."""
-    columns = {
-        "sample rate": [(f"{rate} Hz", count) for rate, count in files.sample_rates.items()],
-        "channels": [(str(number), count) for number, count in files.channels.items()],
-        "format": list(files.formats.items()),
-    }
+def kinds_table(files: Files, blank: str) -> Table:
+    """What distinguishes the files, the most frequent first; decoded files; quantiles of the extents."""
     made = Table.grid(padding=(0, 2))
-    for name, counts in columns.items():
-        shown = [f"{text}: {count:,}" for text, count in counts[:SHOWN_KINDS]]
-        rest = sum(count for _, count in counts[SHOWN_KINDS:])
+    for name, counts in files.kinds.items():
+        shown = [f"{text}: {count:,}" for text, count in list(counts.items())[:SHOWN_KINDS]]
+        rest = sum(list(counts.values())[SHOWN_KINDS:])
         made.add_row(Text(name, style="cyan"), Text("   ".join(shown + ([f"others: {rest:,}"] if rest else []))))
-    found = f"{files.num_decoded:,} files, of which {len(files.silent):,} silent, {len(files.cut_short):,} cut short"
+    found = f"{files.num_decoded:,} files, of which {len(files.blank):,} {blank}, {len(files.cut_short):,} cut short"
     made.add_row(Text("decoded", style="cyan"), Text(found))
-    quantiles = "   ".join(f"{name}: {_seconds(value)}" for name, value in files.quantiles.items())
-    made.add_row(Text("durations", style="cyan"), Text(quantiles))
+    quantiles = "   ".join(f"{name}: {_extent(value, files.unit)}" for name, value in files.quantiles.items())
+    made.add_row(Text("durations" if files.unit == "s" else "shorter edge", style="cyan"), Text(quantiles))
     return made
 
 
-def durations_table(files: Files) -> Table:
-    """A bar for every range of durations."""
+def extents_table(files: Files) -> Table:
+    """A bar for every range of extents."""
     made = Table.grid(padding=(0, 1))
     most = max(count for _, _, count in files.histogram)
     for start, end, count in files.histogram:
         bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
-        label = " - ".join(dict.fromkeys((_seconds(start), _seconds(end))))
+        label = " - ".join(dict.fromkeys((_extent(start, files.unit), _extent(end, files.unit))))
         made.add_row(Text(label, justify="right", style="cyan"), Text(bar, style="green"), Text(f"{count:,}", justify="right"))
     return made
 
@@ -142,8 +141,8 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
     memory = "" if report.free_memory_bytes is None else f"; {_size(report.free_memory_bytes)} are free"
     rows = {
         "recipe": f"{plan.recipe}: {plan.num_parameters / 1e6:.1f} million parameters, {config.phases}",
-        "an epoch": f"{plan.num_clips:,} clips of up to {config.audio.crop_seconds:g} s in {plan.steps_per_epoch:,} steps, "
-        f"{100 * plan.heard_ratio:.0f} % of the sound, {100 * plan.padding_ratio:.1f} % padding",
+        "an epoch": f"{plan.num_clips:,} {_clips(plan, config)} in {plan.steps_per_epoch:,} steps, "
+        f"{100 * plan.padding_ratio:.1f} % padding",
         "codebooks": f"{levels} x {size} codes from {plan.num_patches:,} patches an epoch",
         "memory": f"{_size(plan.memory_bytes)} for weights and optimiser, "
         f"{_size(min(plan.cache_bytes, plan.cache_limit_bytes))} for decoded files{memory}",
@@ -153,6 +152,12 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
     for name, text in rows.items():
         made.add_row(Text(name, style="cyan"), Text(text))
     return made
+
+
+def _clips(plan: Plan, config: RunConfig) -> str:
+    if not config.medium.timed:
+        return config.medium.nouns
+    return f"clips of up to {plan.crop_seconds:g} s, {100 * plan.seen_ratio:.0f} % of the time"
 
 
 def speed_table(speed: Speed) -> Table:
@@ -181,8 +186,8 @@ def _verdict(report: Report, parsed: Arguments) -> None:
         console().print(Text.assemble(("training would not start: ", "bold red"), problem), soft_wrap=True)
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value < 120 else _duration(value)
+def _extent(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}" if unit != "s" or value < 120 else _duration(value)
 
 
 def _duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 from bridle.commands.arguments import JsonFile, Run, parse, write_json
 from bridle.commands.display import console, describe, table
 from bridle.config import to_dict
+from bridle.data.loaders import ClipConfig
 from bridle.quantize import COLLAPSED_BELOW
 from bridle.run import RunConfig
 from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
@@ -71,14 +72,13 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
 
 def settings_table(config: RunConfig) -> Table:
     """The settings worth a glance; config.yaml has all."""
-    audio, encoder, quantizer, predictor = config.audio, config.encoder, config.quantizer, config.predictor
-    scale = "not estimated yet" if audio.mean is None else f"mean {audio.mean:.3f}, deviation {audio.std:.3f}"
+    encoder, quantizer, predictor = config.encoder, config.quantizer, config.predictor
     rows = {
         "recipe": f"{config.recipe}, seed {config.seed}",
-        "sound": f"{audio.fbank.sample_rate} Hz, {audio.fbank.num_mels} mel bands, crops of {audio.crop_seconds:g} s",
-        "normalisation": scale,
+        config.medium.name: _clips(config),
+        "normalisation": _normalisation(config.clips),
         "encoder": f"width {encoder.width}, depth {encoder.depth}, heads {encoder.heads}, "
-        f"patches of {encoder.patch[0]} frames x {encoder.patch[1]} bands",
+        f"patches of {' x '.join(map(str, encoder.patch))} (time x height x width)",
         "predictor": f"{predictor.kind}, width {predictor.width}, depth {predictor.depth}",
         "masks": f"{config.masks.kind}, {100 * config.masks.mask_ratio:.0f} % masked, {config.masks.num_masks} per clip",
         "codebooks": f"{quantizer.num_codebooks} x {quantizer.codebook_size} codes of {quantizer.code_dim}",
@@ -89,6 +89,23 @@ def settings_table(config: RunConfig) -> Table:
     for name, text in rows.items():
         made.add_row(Text(name, style="cyan"), Text(text))
     return made
+
+
+def _clips(config: RunConfig) -> str:
+    """The front end in one line."""
+    if config.audio is not None:
+        fbank = config.audio.fbank
+        return f"{fbank.sample_rate} Hz, {fbank.num_mels} mel bands, crops of {config.audio.crop_seconds:g} s"
+    channels, height, width = config.clip_shape
+    pixels = f"{height} x {width} pixels, {'colour' if channels == 3 else 'grey'}"
+    return pixels if config.video is None else f"{config.video.num_frames} frames, every {config.video.stride}th, of {pixels}"
+
+
+def _normalisation(clips: ClipConfig) -> str:
+    if clips.mean is None or clips.std is None:
+        return "not estimated yet"
+    mean, std = (value if isinstance(value, tuple) else (value,) for value in (clips.mean, clips.std))
+    return f"mean {' '.join(f'{x:.3f}' for x in mean)}, deviation {' '.join(f'{x:.3f}' for x in std)}"
 
 
 def phase_table(phases: Sequence[PhaseSummary]) -> Table:

@@ -31,7 +31,7 @@ def write_tables(run: Path, data: Sequence[str], out: Path, device: str, write: 
         BridleError: as ``load``, ``read_manifest`` and the writer.
     """
     model = load(run, None if device == "auto" else device)
-    manifest = read_manifest(list(data))
+    manifest = read_manifest(list(data), model.config.medium)
     with progress("files") as bar:
         task = bar.add_task(f"model {model.fingerprint}", total=len(manifest))
         written = write(model, manifest, out, lambda done: bar.update(task, completed=done))

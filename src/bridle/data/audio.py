@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
-from bridle import randomness
+from bridle.data.batch import Batch
+from bridle.data.cache import ClipCache
 from bridle.data.dataset import LoadedClip, one_thread
-from bridle.data.manifest import Entry, Manifest
-from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.data.manifest import Entry
+from bridle.data.medium import AUDIO, Medium
+from bridle.errors import ConfigError, DataError
 from bridle.media.audio import decode_audio, probe_audio
 from bridle.media.augment import circular_shift, crop_start, gain
 from bridle.media.fbank import Fbank, FbankConfig, num_frames
@@ -60,15 +61,6 @@ class AudioConfig:
             raise ConfigError(f"max_decode_seconds is {self.max_decode_seconds}; it must be above 0, e.g. 60")
 
 
-@dataclass(frozen=True, slots=True)
-class Normalisation:
-    """Mean and standard deviation of log-mel values over ``num_clips`` clips."""
-
-    mean: float
-    std: float
-    num_clips: int
-
-
 class AudioLoader:
     """Clips ``(1, T, F, 1)`` of log-mel frames, normalised as ``(x - mean) / (2 * std)``.
 
@@ -78,6 +70,10 @@ class AudioLoader:
     Raises:
         ConfigError: the normalisation is not set.
     """
+
+    medium: ClassVar[Medium] = AUDIO
+    dtype: ClassVar[torch.dtype] = torch.float32
+    baseline_name: ClassVar[str] = "log-mel statistics"
 
     def __init__(self, config: AudioConfig) -> None:
         if config.mean is None or config.std is None:
@@ -90,11 +86,8 @@ class AudioLoader:
         self._crop_samples = round(config.crop_seconds * config.fbank.sample_rate)
         self.crop_frames = num_frames(self._crop_samples, config.fbank)
         self._min_frames = min(_MIN_WINDOW_FRAMES, self.crop_frames)
-        self._cache: dict[tuple[str, int], Tensor] = {}
-        self._cached_bytes = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": {}, "_cached_bytes": 0}
+        # With dither every reading differs.
+        self._cache = ClipCache(config.cache_gigabytes if config.fbank.dither == 0 else 0.0)
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
@@ -104,6 +97,15 @@ class AudioLoader:
     def length(self, entry: Entry) -> int:
         """Frames of the entry's clip; a full crop when its duration is not known."""
         return min(self.crop_frames, self._frames(entry)) if entry.duration_seconds > 0 else self.crop_frames
+
+    def clip_seconds(self, entry: Entry) -> float:
+        """Sound in the entry's clip."""
+        return min(entry.duration_seconds, self.config.crop_seconds)
+
+    def cacheable_bytes(self, entry: Entry) -> int:
+        """Of the log-mel of a file of at most a crop."""
+        frames = self._frames(entry)
+        return 4 * frames * self.config.fbank.num_mels if frames <= self.crop_frames else 0
 
     @one_thread()
     def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
@@ -122,7 +124,7 @@ class AudioLoader:
             start = crop_start(self._frames(entry), self.crop_frames, generator)
             fbank = self._log_mel(entry, start * self._hop, generator)
         else:
-            fbank = self._cached_log_mel(entry, generator)
+            fbank = self._cache.get(entry, lambda: LoadedClip(self._log_mel(entry, 0, generator), 0.0)).inputs
         if self.config.shift:
             fbank = circular_shift(fbank, generator)
         if self.config.gain:
@@ -150,10 +152,23 @@ class AudioLoader:
             if len(fbank) < self.crop_frames:  # the last one, also where a file ends before its stated duration
                 return
 
-    def waveform_windows(self, waveform: Tensor) -> Iterator[LoadedClip]:
-        """:meth:`windows` of a waveform (S,) float32 at the filterbank's sample rate, S at least 1."""
+    def windows_of(self, item: Any) -> Iterator[LoadedClip]:
+        """:meth:`windows` of a waveform (S,), mono at the filterbank's sample rate, in [-1, 1].
+
+        Raises:
+            DataError: it is no waveform, empty, not mono or not finite.
+        """
+        waveform = _checked_waveform(item)
         for start in self._window_starts(len(waveform)):
             yield self._clip(self._fbank_of(waveform[start : start + self._crop_samples]), start)
+
+    def finish(self, batch: Batch, augment: bool) -> Batch:
+        """The batch as it is: crops of sound are finished when they are loaded."""
+        return batch
+
+    def baseline(self, clip: Tensor) -> Tensor:
+        """Log-mel frames (T, F)."""
+        return clip[0, :, :, 0]
 
     def _window_starts(self, num_samples: int) -> range:
         step = max(1, round(self._crop_samples / self._hop)) * self._hop
@@ -188,68 +203,20 @@ class AudioLoader:
             fbank: Tensor = self._fbank(waveform) if generator is None else self._dithered_fbank(waveform, generator)
         return fbank
 
-    def _cached_log_mel(self, entry: Entry, generator: torch.Generator) -> Tensor:
-        name = (entry.path, entry.offset)  # keys of several sources may be equal
-        fbank = self._cache.get(name)
-        if fbank is None:
-            fbank = self._log_mel(entry, 0, generator)
-            size = fbank.numel() * fbank.element_size()
-            if self._cached_bytes + size <= self._cache_limit():
-                self._cache[name] = fbank
-                self._cached_bytes += size
-        return fbank
-
-    def _cache_limit(self) -> float:
-        if self.config.fbank.dither > 0:  # every reading differs
-            return 0
-        worker = get_worker_info()
-        return self.config.cache_gigabytes * 1e9 / (worker.num_workers if worker is not None else 1)
-
     @one_thread()
     def _clip(self, fbank: Tensor, start: int) -> LoadedClip:
         inputs = ((fbank - self._mean) / self._scale)[None, :, :, None]
         return LoadedClip(inputs, start / self.config.fbank.sample_rate)
 
 
-@one_thread()
-def estimate_normalisation(manifest: Manifest, config: AudioConfig, num_clips: int = 1000, seed: int = 0) -> Normalisation:
-    """Mean and standard deviation of the log-mel values of a random sample of clips, none of them augmented.
-
-    Args:
-        manifest: the files; those that cannot be read are passed over.
-        config: of the clips; its ``mean`` and ``std`` play no part.
-        num_clips: clips to use, or all there are.
-        seed: chooses the clips and their crops.
-
-    Returns:
-        The values, summed in float64.
-
-    Raises:
-        DataError: no clip can be read, or all values are equal.
-        ConfigError: ``num_clips`` is less than 1.
-    """
-    if num_clips < 1:
-        raise ConfigError(f"num_clips is {num_clips}; it must be at least 1")
-    # Mean 0 and deviation 1/2 normalise to x / 1: the log-mel values themselves.
-    loader = AudioLoader(replace(config, mean=0.0, std=0.5, shift=False, gain=False, cache_gigabytes=0.0))
-    clips = values = 0
-    total = squares = 0.0
-    fault = ""
-    for index in randomness.permutation(len(manifest), seed, "normalisation").tolist():
-        try:
-            clip = loader.load(manifest.entries[index], randomness.generator(seed, "normalisation", index))
-        except (DecodeError, OSError) as error:
-            fault = fault or f"; first: {error}"
-            continue
-        x = clip.inputs.double()
-        clips, values = clips + 1, values + x.numel()
-        total, squares = total + x.sum().item(), squares + x.square().sum().item()
-        if clips == num_clips:
-            break
-    if clips == 0:
-        raise DataError(f"none of {len(manifest)} files can be decoded{fault}; check the files")
-    mean = total / values
-    std = math.sqrt(max(0.0, squares / values - mean**2))
-    if std < 1e-6:
-        raise DataError(f"all log-mel values of {clips} clips are {mean:.3f}; the files hold no sound: check them")
-    return Normalisation(mean, std, clips)
+def _checked_waveform(waveform: Any) -> Tensor:
+    if not isinstance(waveform, Tensor):
+        raise DataError(f"a sound must be a path or a tensor (samples,), not {type(waveform)}")
+    if waveform.ndim != 1 or not waveform.is_floating_point() or waveform.numel() == 0:
+        raise DataError(
+            f"a waveform must be a non-empty float tensor (samples,), not {tuple(waveform.shape)} {waveform.dtype}; "
+            "average the channels and scale to [-1, 1]"
+        )
+    if not bool(torch.isfinite(waveform).all()):
+        raise DataError("the waveform holds NaN or infinite samples; clean it first")
+    return waveform.detach().to("cpu", torch.float32)

@@ -18,16 +18,18 @@ class Sample:
     """One clip, ready for a batch.
 
     Attributes:
-        inputs: (C, T, H, W) float32, normalised.
+        inputs: (C, T, H, W) as its loader gives it: float32, or uint8 pixels.
         length: valid frames along T, at least 1.
         seed: all of this clip's randomness in this epoch (crop, augmentation, masks) follows from it.
         index: row of the manifest.
+        aspect: width over height of the picture it was made from.
     """
 
     inputs: Tensor
     length: int
     seed: int
     index: int
+    aspect: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +37,11 @@ class Batch:
     """Clips padded with 0 to one length. It may hold no clip at all (B = 0).
 
     Attributes:
-        inputs: (B, C, T, H, W) float32; T is a multiple of the patch's length.
+        inputs: (B, C, T, H, W); T is a multiple of the patch's length. Float32 and normalised once its loader has finished it.
         lengths: (B,) int64 on the CPU, valid frames, at most T.
         seeds: (B,) int64 on the CPU, see :class:`Sample`.
         indices: (B,) int64 on the CPU, rows of the manifest.
+        aspects: (B,) float32 on the CPU, width over height of the pictures that clips were made from.
         bad: files that were to be in this batch and cannot be read.
     """
 
@@ -46,6 +49,7 @@ class Batch:
     lengths: Tensor
     seeds: Tensor
     indices: Tensor
+    aspects: Tensor
     bad: tuple[BadFile, ...] = ()
 
     def __len__(self) -> int:
@@ -59,7 +63,14 @@ class Batch:
         """Up to ``count`` micro-batches of every ``count``-th clip; at least one, which holds the bad files."""
         parts = [slice(start, None, count) for start in range(max(1, min(count, len(self))))]
         return [
-            Batch(self.inputs[part], self.lengths[part], self.seeds[part], self.indices[part], () if i else self.bad)
+            Batch(
+                self.inputs[part],
+                self.lengths[part],
+                self.seeds[part],
+                self.indices[part],
+                self.aspects[part],
+                () if i else self.bad,
+            )
             for i, part in enumerate(parts)
         ]
 
@@ -82,7 +93,10 @@ def valid_steps(lengths: Tensor, patch_time: int) -> Tensor:
 
 
 def collate(
-    items: Sequence[Sample | BadFile], patch: tuple[int, int, int], frame_shape: tuple[int, int, int] | None = None
+    items: Sequence[Sample | BadFile],
+    patch: tuple[int, int, int],
+    frame_shape: tuple[int, int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Batch:
     """One batch, padded with 0 or cut along T to ``max(valid_steps) * t`` frames.
 
@@ -90,6 +104,7 @@ def collate(
         items: clips of equal (C, H, W), and files that could not be read.
         patch: (t, h, w) input units per patch.
         frame_shape: (C, H, W) of the batch without clips that no clip gives; None makes that an error.
+        dtype: of that batch; else it is that of the clips.
 
     Raises:
         DataError: there is no clip and no ``frame_shape``, or the clips differ in (C, H, W).
@@ -105,7 +120,8 @@ def collate(
     channels, height, width = next(iter(shapes), frame_shape or ())
     lengths = torch.tensor([clip.length for clip in clips], dtype=torch.int64)
     frames = patch[0] * (int(valid_steps(lengths, patch[0]).max()) if clips else 1)
-    inputs = torch.zeros(len(clips), channels, frames, height, width)
+    dtype = clips[0].inputs.dtype if clips else dtype
+    inputs = torch.zeros(len(clips), channels, frames, height, width, dtype=dtype)
     for row, clip in zip(inputs, clips, strict=True):
         kept = min(clip.length, frames)
         row[:, :kept] = clip.inputs[:, :kept]
@@ -114,5 +130,6 @@ def collate(
         lengths=lengths.clamp(max=frames),
         seeds=torch.tensor([clip.seed for clip in clips], dtype=torch.int64),
         indices=torch.tensor([clip.index for clip in clips], dtype=torch.int64),
+        aspects=torch.tensor([clip.aspect for clip in clips], dtype=torch.float32),
         bad=bad,
     )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bridle.data.batch import Batch, Sample, collate
 from bridle.data.manifest import Entry, Manifest
+from bridle.data.medium import Medium
 from bridle.data.quarantine import BadFile
 from bridle.data.sampler import EpochOrder
 from bridle.errors import ConfigError, DataError, DecodeError
@@ -28,27 +29,63 @@ WORKER_TIMEOUT_SECONDS = 900
 
 @dataclass(frozen=True, eq=False)
 class LoadedClip:
-    """A clip as a loader gives it: ``inputs`` (C, T, H, W) float32, normalised, and where in its file it starts."""
+    """A clip as a loader gives it.
+
+    Attributes:
+        inputs: (C, T, H, W) float32, or uint8 pixels.
+        start_seconds: where in its file it starts.
+        aspect: width over height of the picture it was made from.
+    """
 
     inputs: Tensor
     start_seconds: float
+    aspect: float = 1.0
 
 
 class Loader(Protocol):
-    """Makes clips of one medium. Every method is a pure function of its arguments and must survive pickling."""
+    """The front end of a medium: makes its clips. Every method is a pure function of its arguments and must survive pickling.
+
+    Attributes:
+        medium: what it reads.
+        dtype: of the clips it loads.
+        baseline_name: of what :meth:`baseline` gives.
+    """
+
+    medium: ClassVar[Medium]
+    dtype: ClassVar[torch.dtype]
+    baseline_name: ClassVar[str]
+
+    @property
+    def crop_frames(self) -> int:
+        """T of a full clip."""
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every clip."""
+        """(C, H, W) of every clip that :meth:`load` gives."""
 
     def length(self, entry: Entry) -> int:
         """Frames of the entry's clip, at most a full crop; a guess from the manifest that only shapes the batches."""
+
+    def clip_seconds(self, entry: Entry) -> float:
+        """Time that the entry's clip covers, by the manifest; 0 for a picture."""
+
+    def cacheable_bytes(self, entry: Entry) -> int:
+        """Memory that the entry takes if it is kept decoded; 0 when it never is."""
 
     def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
         """One training clip: a random crop, augmented. DecodeError or OSError when the file cannot be read."""
 
     def windows(self, entry: Entry) -> Iterator[LoadedClip]:
         """The whole file in consecutive windows, not augmented. DecodeError or OSError when it cannot be read."""
+
+    def windows_of(self, item: Any) -> Iterator[LoadedClip]:
+        """:meth:`windows` of something in memory. DataError when it is of no kind that the medium knows."""
+
+    def finish(self, batch: Batch, augment: bool) -> Batch:
+        """What is left to do with a batch on its device: normalised float32 in the end, and padding 0."""
+
+    def baseline(self, clip: Tensor) -> Tensor:
+        """A window (C, T, H, W) as rows (T, X): what an encoder must beat."""
 
 
 class ClipDataset(Dataset[Sample | BadFile]):
@@ -81,7 +118,7 @@ class ClipDataset(Dataset[Sample | BadFile]):
             clip = self.loader.load(entry, torch.Generator().manual_seed(seed))
         except (DecodeError, OSError) as error:
             return BadFile.of(entry, error)
-        return Sample(clip.inputs, clip.inputs.shape[1], seed, index)
+        return Sample(clip.inputs, clip.inputs.shape[1], seed, index, clip.aspect)
 
 
 def batch_loader(
@@ -128,7 +165,7 @@ def batch_loader(
         dataset,  # type: ignore[arg-type]  # a batch sampler of (epoch, row) instead of int
         batch_sampler=_Steps(order, start_step, num_steps, rank, world_size),
         num_workers=num_workers,
-        collate_fn=partial(collate, patch=patch, frame_shape=dataset.loader.frame_shape),
+        collate_fn=partial(collate, patch=patch, frame_shape=dataset.loader.frame_shape, dtype=dataset.loader.dtype),
         worker_init_fn=_start_worker,
         timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
         pin_memory=torch.cuda.is_available(),

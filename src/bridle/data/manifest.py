@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
 import glob
 import hashlib
+import json
 import math
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
+from bridle.data.medium import AUDIO, Info, Medium
 from bridle.data.quarantine import BadFile
-from bridle.data.shards import list_members, open_window
+from bridle.data.shards import Member, list_members, open_window, read_member
+from bridle.data.table import choose_column, read_table
 from bridle.errors import DataError, DecodeError
-from bridle.media.audio import probe_audio
-from bridle.media.decoders import NO_SOUND_TRACK
+from bridle.media.image import ImageInfo
+from bridle.media.video import VideoInfo
 
-_LOSSLESS = ".wav .wave .w64 .rf64 .flac .aif .aiff .aifc .au .caf"
-_LOSSY = ".ogg .oga .opus .mp3 .m4a .aac .wma .webm .mka"
-VIDEO_SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"])
-AUDIO_SUFFIXES = frozenset(f"{_LOSSLESS} {_LOSSY}".split()) | VIDEO_SUFFIXES
-PATH_COLUMNS = ("path", "file", "filename", "audio", "filepath")
 DURATION_COLUMN = "duration_seconds"
 _PROBE_SLAB = 10_000
+_SPLITS = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
+_SPLIT_NAME = re.compile(r"(train|val|dev|test)(?:ing|id|idation)?(?![a-z])", re.IGNORECASE)
+_SIDECARS = (".cls", ".txt", ".json")
+_MAX_SIDECAR_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sound file.
+    """One file.
 
     Attributes:
         key: readable name; need not be unique.
         path: the file, or the tar that holds it.
         offset: first byte in the tar.
         size: bytes in the tar; -1 for a plain file.
-        duration_seconds: 0 when not known.
+        duration_seconds: 0 when not known, or of a picture.
+        rate_hz: frames per second of a film; 0 when not known.
+        found: met while searching a folder or tar, not named by anybody.
     """
 
     key: str
@@ -48,6 +52,8 @@ class Entry:
     offset: int = 0
     size: int = -1
     duration_seconds: float = 0.0
+    rate_hz: float = 0.0
+    found: bool = False
 
     def open(self) -> BinaryIO | str:
         """The path of a plain file, or an open seekable window on the member of a tar.
@@ -61,6 +67,13 @@ class Entry:
         """:meth:`open` for a ``with`` statement, which closes the window."""
         source = self.open()
         return nullcontext(source) if isinstance(source, str) else source
+
+    def with_info(self, info: Info) -> Entry:
+        """The entry with what its file's header says; a duration that is known stays."""
+        if isinstance(info, ImageInfo):
+            return self
+        seconds = self.duration_seconds or info.duration_seconds
+        return replace(self, duration_seconds=seconds, rate_hz=info.rate_hz if isinstance(info, VideoInfo) else 0.0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,7 @@ class Manifest:
 class _Rows:
     """Entries with their cells, while a manifest is being put together."""
 
+    medium: Medium
     entries: list[Entry] = field(default_factory=list)
     cells: list[dict[str, str]] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)
@@ -109,26 +123,32 @@ class _Rows:
 
 def read_manifest(
     source: str | Path | Sequence[str | Path],
+    medium: Medium = AUDIO,
     *,
     path_column: str | None = None,
     probe: bool = True,
     num_threads: int = 8,
 ) -> Manifest:
-    """List the sound files of one or more sources.
+    """List the files of a medium in one or more sources.
 
-    * A folder, searched recursively for ``AUDIO_SUFFIXES`` and ``.tar`` shards, sorted by path. Other files, films
-      without a sound track, hidden files and hidden folders are passed over; a folder reached twice through symbolic
-      links is read once.
-    * A ``.csv`` or ``.parquet`` table. Relative paths are looked for in the table's folder, its ``audio`` folder, the
-      parent folder and the parent's ``audio`` folder. A ``duration_seconds`` column is trusted; rows without a
-      duration are probed.
-    * An uncompressed ``.tar``, a single sound file, or a glob pattern of any of these.
+    * A folder, searched recursively for the medium's suffixes and ``.tar`` shards, sorted by path. Other files, those that
+      turn out to be of another medium, hidden files and hidden folders are passed over; a folder reached twice through
+      symbolic links is read once.
+    * A ``.csv`` or ``.parquet`` table. Relative paths are looked for in the table's folder, its ``audio`` (``images``,
+      ``videos``) folder, the parent folder and the parent's folder of that name. A ``duration_seconds`` column is trusted;
+      rows without a duration are probed.
+    * An uncompressed ``.tar``, a single file, or a glob pattern of any of these. Members of the same key (WebDataset) that
+      end in ``.cls``, ``.txt`` or ``.json`` become columns of the member they lie beside.
+
+    What is found in a folder or tar has the columns ``class``, the folder it lies in, and ``split`` (train, validation,
+    test), where a folder above that one, or the tar, is called so.
 
     Args:
         source: one source or a sequence of them. With several, keys begin with the source as given.
-        path_column: column of a table with the paths; by default the first of ``PATH_COLUMNS`` it has.
-        probe: read the headers of files of unknown duration. Without it their duration stays 0 (unknown), and
-            unreadable files are found when they are decoded.
+        medium: what is looked for.
+        path_column: column of a table with the paths; by default the first of the medium's usual ones it has.
+        probe: read the headers of files of unknown duration. Without it, and for pictures, their duration stays 0
+            (unknown), and unreadable files are found when they are decoded.
         num_threads: for probing.
 
     Raises:
@@ -137,16 +157,16 @@ def read_manifest(
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
     expanded = [path for item in sources for path in _expand(Path(item))]
-    rows = _Rows()
+    rows = _Rows(medium)
     for path in expanded:
         _read_source(path, f"{path}/" if len(expanded) > 1 else "", path_column, rows)
-    if probe:
+    if probe and medium.timed:
         rows = _probe(rows, num_threads)
     if not rows.entries:
         found = f"; {len(rows.bad)} unreadable, first {rows.bad[0].key} ({rows.bad[0].reason})" if rows.bad else ""
         raise DataError(
-            f"no readable sound file in {', '.join(map(str, sources)) or 'an empty list of sources'}{found}; "
-            f"looked for .tar shards and {' '.join(sorted(AUDIO_SUFFIXES))}"
+            f"no readable {medium.noun} in {', '.join(map(str, sources)) or 'an empty list of sources'}{found}; "
+            f"looked for .tar shards and {' '.join(sorted(medium.suffixes))}"
         )
     names = dict.fromkeys(name for cells in rows.cells for name in cells)
     columns = {name: [cells.get(name, "") for cells in rows.cells] for name in names}
@@ -165,30 +185,32 @@ def _read_source(path: Path, prefix: str, path_column: str | None, rows: _Rows) 
     if path.is_dir():
         _read_folder(path, prefix, rows)
     elif not path.exists():
-        raise DataError(f"{path} does not exist; give a folder, a .csv or .parquet table, a .tar or a sound file")
+        raise DataError(f"{path} does not exist; give a folder, a .csv or .parquet table, a .tar or a {rows.medium.noun}")
     elif suffix in (".csv", ".parquet"):
         # Keys of a table's rows are its paths, so with several sources the folder of the table comes before them.
         _read_table(path, f"{path.parent}/" if prefix else "", path_column, rows)
     elif suffix == ".tar":
         _read_tar(path, str(path) if prefix else path.name, rows)
-    elif suffix in AUDIO_SUFFIXES:
+    elif suffix in rows.medium.suffixes:
         rows.add(Entry(str(path) if prefix else path.name, str(path)))
     else:
-        raise DataError(f"{path} is no known kind of source; give a folder, a .csv or .parquet table, a .tar or a sound file")
+        raise DataError(
+            f"{path} is no known kind of source; give a folder, a .csv or .parquet table, a .tar or a {rows.medium.noun}"
+        )
 
 
 def _read_folder(folder: Path, prefix: str, rows: _Rows) -> None:
     files: list[str] = []
-    _walk(folder, "", set(), files, rows.bad)
+    _walk(folder, "", set(), files, rows)
     for name in sorted(files):
         path = folder / name
         if path.suffix.lower() == ".tar":
             _read_tar(path, prefix + name, rows)
         else:
-            rows.add(Entry(prefix + name, str(path)))
+            rows.add(Entry(prefix + name, str(path), found=True), _place(Path(name).parts))
 
 
-def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], bad: list[BadFile]) -> None:
+def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], rows: _Rows) -> None:
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -196,34 +218,72 @@ def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], bad: list
     try:
         children = sorted(os.scandir(folder), key=lambda child: child.name)
     except OSError as error:
-        bad.append(BadFile(prefix or str(folder), f"folder cannot be listed: {error.strerror}"))
+        rows.bad.append(BadFile(prefix or str(folder), f"folder cannot be listed: {error.strerror}"))
         return
     for child in children:
         if child.name.startswith("."):
             continue
         if child.is_dir():
-            _walk(Path(child.path), f"{prefix}{child.name}/", seen, files, bad)
-        elif Path(child.name).suffix.lower() in AUDIO_SUFFIXES | {".tar"} and (child.is_file() or child.is_symlink()):
+            _walk(Path(child.path), f"{prefix}{child.name}/", seen, files, rows)
+        elif Path(child.name).suffix.lower() in rows.medium.suffixes | {".tar"} and (child.is_file() or child.is_symlink()):
             files.append(prefix + child.name)
 
 
 def _read_tar(path: Path, key: str, rows: _Rows) -> None:
     try:
-        for member in list_members(path):
-            if Path(member.name).suffix.lower() not in AUDIO_SUFFIXES:
-                continue
-            if member.fault:
-                rows.bad.append(BadFile(f"{key}/{member.name}", member.fault))
-            else:
-                rows.add(Entry(f"{key}/{member.name}", str(path), member.offset, member.size))
+        for members in _by_key(list_members(path)):
+            cells: dict[str, str] = {}
+            for member in members:
+                if Path(member.name).suffix.lower() in _SIDECARS and not member.fault:
+                    cells |= _sidecar(path, member)
+            for member in members:
+                if Path(member.name).suffix.lower() not in rows.medium.suffixes:
+                    continue
+                if member.fault:
+                    rows.bad.append(BadFile(f"{key}/{member.name}", member.fault))
+                else:
+                    entry = Entry(f"{key}/{member.name}", str(path), member.offset, member.size, found=True)
+                    rows.add(entry, _place((*Path(key).parts, *Path(member.name).parts)) | cells)
     except (tarfile.TarError, OSError) as error:
         rows.bad.append(BadFile(key, f"not a whole uncompressed tar: {error}"))
 
 
+def _by_key(members: Iterator[Member]) -> Iterator[list[Member]]:
+    """Runs of members with one key: the name up to the first dot behind the last slash, as WebDataset has it."""
+    for _, group in groupby(members, lambda member: re.sub(r"(?<=[^/])\.[^/]*$", "", member.name)):
+        yield list(group)
+
+
+def _sidecar(path: Path, member: Member) -> dict[str, str]:
+    """Columns from a member beside a file: ``.cls`` and ``.txt`` whole, of ``.json`` the numbers and texts at its top."""
+    if member.size > _MAX_SIDECAR_BYTES:
+        return {}
+    text = read_member(path, member).decode("utf-8", "replace").strip()
+    suffix = Path(member.name).suffix.lower()
+    if suffix != ".json":
+        return {suffix.removeprefix("."): text}
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    cells = content.items() if isinstance(content, dict) else ()
+    return {str(name): str(value) for name, value in cells if isinstance(value, str | int | float)}
+
+
+def _place(parts: Sequence[str]) -> dict[str, str]:
+    """What the folders of a file say: its class is the last one, unless that is a tar; its split the first so called."""
+    cells = {}
+    if len(parts) > 1 and not parts[-2].lower().endswith(".tar"):
+        cells["class"] = parts[-2]
+    above = parts[:-2] if "class" in cells else parts[:-1]
+    split = next((match for match in map(_SPLIT_NAME.match, above) if match), None)
+    return cells | ({"split": _SPLITS[split[1].lower()]} if split else {})
+
+
 def _read_table(path: Path, prefix: str, path_column: str | None, rows: _Rows) -> None:
-    names, table = _csv_rows(path) if path.suffix.lower() == ".csv" else _parquet_rows(path)
-    column = _choose_column(path, names, path_column)
-    folders = [path.parent, path.parent / "audio", path.parent.parent, path.parent.parent / "audio"]
+    names, table = read_table(path)
+    column = choose_column(path, names, path_column, rows.medium.columns)
+    folders = [folder / sub for folder in (path.parent, path.parent.parent) for sub in ("", rows.medium.folder)]
     for where, cells in table:
         name = cells.pop(column)
         duration = _duration(cells.get(DURATION_COLUMN, ""), where)
@@ -233,53 +293,6 @@ def _read_table(path: Path, prefix: str, path_column: str | None, rows: _Rows) -
             rows.bad.append(BadFile(prefix + name if name else where, "missing" if name else "empty path"))
         else:
             rows.add(Entry(prefix + name, found, duration_seconds=duration), cells)
-
-
-def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a UTF-8 comma-separated table: {error}; save it as CSV in UTF-8") from error
-    if not lines:
-        raise DataError(f"{path} is empty; its first line must name the columns")
-    names = lines[0][1]
-    for number, cells in lines[1:]:
-        if len(cells) > len(names):
-            raise DataError(f"{path} line {number} has {len(cells)} cells for {len(names)} columns; quote cells with commas")
-    padded = ((f"{path} line {number}", cells + [""] * (len(names) - len(cells))) for number, cells in lines[1:])
-    return names, ((where, dict(zip(names, cells, strict=True))) for where, cells in padded)
-
-
-def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
-    # Heavy, and only parquet tables need it.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        # Nested and binary columns (sound inside the table, vectors) have no place in a table of text.
-        skipped = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
-        names = [column.name for column in file.schema_arrow if not any(test(column.type) for test in skipped)]
-        values = file.read(columns=names).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet table: {str(error).splitlines()[0]}") from error
-    texts = [["" if value is None else str(value) for value in values[name]] for name in names]
-    rows = zip(*texts, strict=True)
-    return names, ((f"{path} row {i}", dict(zip(names, cells, strict=True))) for i, cells in enumerate(rows))
-
-
-def _choose_column(path: Path, names: list[str], path_column: str | None) -> str:
-    wanted = PATH_COLUMNS if path_column is None else (path_column,)
-    for name in wanted:
-        if name in names:
-            return name
-    there = f"its columns are {', '.join(names)}" if names else "it has no columns of text"
-    if path_column is None:
-        raise DataError(f"{path} has none of the path columns {', '.join(wanted)}; {there}: name one by path_column")
-    near = difflib.get_close_matches(path_column, names, n=1, cutoff=0.0)
-    raise DataError(f"{path} has no column '{path_column}'; {there}" + (f"; did you mean '{near[0]}'?" if near else ""))
 
 
 def _duration(text: str, where: str) -> float:
@@ -292,32 +305,29 @@ def _duration(text: str, where: str) -> float:
     return seconds
 
 
-def is_silent_film(bad: BadFile) -> bool:
-    """True for a video without a sound track: found in a folder it is no bad file, only none of the sounds asked for."""
-    return bad.reason == NO_SOUND_TRACK and Path(bad.key).suffix.lower() in VIDEO_SUFFIXES
-
-
 def _probe(rows: _Rows, num_threads: int) -> _Rows:
     """The rows with every duration known; unreadable files move to ``bad``."""
-    probed = _Rows(bad=rows.bad)
+    probed = _Rows(rows.medium, bad=rows.bad)
+
+    def probe_entry(entry: Entry) -> Entry | BadFile:
+        if entry.duration_seconds > 0:
+            return entry
+        try:
+            with entry.opened() as source:
+                return entry.with_info(rows.medium.probe(source, entry.key))
+        except (DecodeError, OSError) as error:
+            return BadFile.of(entry, error)
+
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(rows.entries), _PROBE_SLAB):  # bounds the number of pending futures
             slab = slice(start, start + _PROBE_SLAB)
-            for result, cells in zip(pool.map(_probe_entry, rows.entries[slab]), rows.cells[slab], strict=True):
-                if isinstance(result, BadFile) and is_silent_film(result) and not cells:
+            for entry, result, cells in zip(
+                rows.entries[slab], pool.map(probe_entry, rows.entries[slab]), rows.cells[slab], strict=True
+            ):
+                if isinstance(result, BadFile) and entry.found and rows.medium.passes_over(result):
                     continue
                 if isinstance(result, BadFile):
                     probed.bad.append(result)
                 else:
                     probed.add(result, cells)
     return probed
-
-
-def _probe_entry(entry: Entry) -> Entry | BadFile:
-    if entry.duration_seconds > 0:
-        return entry
-    try:
-        with entry.opened() as source:
-            return replace(entry, duration_seconds=probe_audio(source, entry.key).duration_seconds)
-    except (DecodeError, OSError) as error:
-        return BadFile.of(entry, error)

@@ -54,6 +54,17 @@ def open_window(path: str, offset: int, size: int) -> BinaryIO:
     return io.BufferedReader(_Window(path, offset, size))
 
 
+def read_member(path: Path, member: Member) -> bytes:
+    """All bytes of a member.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(member.offset)
+        return file.read(member.size)
+
+
 class _Window(io.RawIOBase):
     def __init__(self, path: str, offset: int, size: int) -> None:
         self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by close()

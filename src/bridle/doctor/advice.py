@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from bridle.doctor.plan import Plan
 from bridle.doctor.scan import Scan
 from bridle.doctor.speed import Speed
+from bridle.media.audio import AudioInfo
 from bridle.run import RunConfig
 
 PATCHES_PER_CODE = 100
 """Patches in an epoch for each code of a codebook, below which codes are learnt from too little."""
 FEW_STEPS = 500
 LONG_CROPS = 4
-HEARD_LITTLE = 0.5
+SEEN_LITTLE = 0.5
 MUCH_PADDING = 0.15
 SHORT_STEPS = 4
 """Time steps of patches in a clip below which prediction from the rest has little to go by."""
+
+
+BLANK = {"audio": "silent", "image": "of one colour", "video": "of one colour"}
+"""What a file of a medium is called that holds nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Finding:
 
 def advise(found: Finding, config: RunConfig) -> tuple[str, ...]:
     """All advice that applies, the gravest first."""
-    rules: tuple[Callable[[Finding, RunConfig], Iterator[str]], ...] = (_files, _amount, _lengths, _rates, _machine)
+    rules: tuple[Callable[[Finding, RunConfig], Iterator[str]], ...] = (_files, _amount, _lengths, _rates, _sizes, _machine)
     return tuple(line for rule in rules for line in rule(found, config))
 
 
@@ -58,11 +63,12 @@ def _files(found: Finding, config: RunConfig) -> Iterator[str]:
             f"about {100 * projected_bad_ratio(scan):.1f} % of all files break when they are decoded, to judge by "
             f"{scan.num_decoded} of them: 'bridle doctor --all' lists every one"
         )
-    if scan.silent:
-        yield f"{len(scan.silent)} of {scan.num_decoded} decoded files are silent, such as {scan.silent[0]}: remove them"
+    if scan.blank:
+        kind = BLANK[config.medium.name]
+        yield f"{len(scan.blank)} of {scan.num_decoded} decoded files are {kind}, such as {scan.blank[0]}: remove them"
     if scan.cut_short:
         yield (
-            f"{len(scan.cut_short)} of {scan.num_decoded} decoded files hold less sound than their header says, such as "
+            f"{len(scan.cut_short)} of {scan.num_decoded} decoded files hold less than their header says, such as "
             f"{scan.cut_short[0]}: they were cut off while being copied or written; fetch them again"
         )
     if scan.num_copies:
@@ -79,7 +85,7 @@ def _amount(found: Finding, config: RunConfig) -> Iterator[str]:
         fitting = 2 ** max(2, int(math.log2(max(1, plan.num_patches / PATCHES_PER_CODE))))
         yield (
             f"{plan.num_patches:,} patches are few for codebooks of {size} codes (better {PATCHES_PER_CODE} patches for each): "
-            f"add recordings, or use --quantizer.codebook-size {min(size, fitting)}"
+            f"add {config.medium.nouns}, or use --quantizer.codebook-size {min(size, fitting)}"
         )
     if total < FEW_STEPS:
         yield (
@@ -95,15 +101,15 @@ def _longer(config: RunConfig, factor: float) -> str:
 
 
 def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
-    plan, entries, crop = found.plan, found.scan.manifest.entries, config.audio.crop_seconds
+    plan, entries, crop = found.plan, found.scan.manifest.entries, found.plan.crop_seconds
     num_long = sum(entry.duration_seconds > LONG_CROPS * crop for entry in entries)
-    if num_long and plan.heard_ratio < HEARD_LITTLE:
+    if num_long and plan.seen_ratio < SEEN_LITTLE:
         yield (
             f"files longer than {LONG_CROPS} crops: {num_long:,}; an epoch takes one crop of {crop:g} s from each file "
-            f"and hears {100 * plan.heard_ratio:.0f} % of the sound: cut long files into pieces of about "
+            f"and gets to {100 * plan.seen_ratio:.0f} % of them: cut long files into pieces of about "
             f"{2 * crop:g} s, or ask for more epochs"
         )
-    step = config.encoder.patch[0] * config.audio.fbank.hop_seconds
+    step = config.encoder.patch[0] * config.audio.fbank.hop_seconds if config.audio is not None else 0.0
     num_short = sum(entry.duration_seconds < SHORT_STEPS * step for entry in entries)
     if num_short > 0.1 * len(entries):
         yield (
@@ -114,13 +120,15 @@ def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
     if plan.padding_ratio > MUCH_PADDING:
         yield (
             f"{100 * plan.padding_ratio:.0f} % of the computed patches are padding, because clips of very different length "
-            "share the few batches: a smaller --train.batch-size or more recordings lower it"
+            "share the few batches: a smaller --train.batch-size or more files lower it"
         )
 
 
 def _rates(found: Finding, config: RunConfig) -> Iterator[str]:
+    if config.audio is None:
+        return
     rate = config.audio.fbank.sample_rate
-    low = [info.sample_rate for info in found.scan.infos if info.sample_rate < rate]
+    low = [info.sample_rate for info in found.scan.infos if isinstance(info, AudioInfo) and info.sample_rate < rate]
     if not low:
         return
     if len(low) == len(found.scan.infos):
@@ -135,19 +143,34 @@ def _rates(found: Finding, config: RunConfig) -> Iterator[str]:
         )
 
 
+def _sizes(found: Finding, config: RunConfig) -> Iterator[str]:
+    pixels = config.image or config.video
+    if pixels is None:
+        return
+    edges = [min(info.width, info.height) for info in found.scan.infos if not isinstance(info, AudioInfo)]
+    small = sum(edge < pixels.size for edge in edges)
+    if small > 0.5 * len(edges):
+        yield (
+            f"{config.medium.nouns} with an edge below {pixels.size} pixels, which are enlarged to it: {small:,} of "
+            f"{len(edges):,}; "
+            f"use --{config.medium.name}.size {max(config.encoder.patch[1], min(edges))} and smaller patches (--encoder.patch)"
+        )
+
+
 def _machine(found: Finding, config: RunConfig) -> Iterator[str]:
     plan, speed, memory = found.plan, found.speed, found.free_memory_bytes
     limit = plan.cache_limit_bytes
     if plan.cache_bytes > limit and not config.train.num_workers:
         yield (
-            f"short files need {plan.cache_bytes / 1e9:.2f} GB of memory to be decoded once only, and the limit is "
-            f"{limit / 1e9:g} GB: raise --audio.cache-gigabytes, or use --train.num-workers to decode beside the training"
+            f"files need {plan.cache_bytes / 1e9:.2f} GB of memory to be decoded once only, and the limit is "
+            f"{limit / 1e9:g} GB: raise --{config.medium.name}.cache-gigabytes, or use --train.num-workers to decode beside "
+            "the training"
         )
     needed = min(plan.cache_bytes, limit) + plan.memory_bytes
     if memory is not None and needed > 0.8 * memory:
         yield (
             f"weights, optimiser and cache need {needed / 1e9:.1f} GB and {memory / 1e9:.1f} GB of memory are free: lower "
-            "--audio.cache-gigabytes or choose a smaller recipe"
+            f"--{config.medium.name}.cache-gigabytes or choose a smaller recipe"
         )
     if plan.disk_bytes > found.free_disk_bytes:
         yield (

@@ -7,14 +7,15 @@ from itertools import islice
 
 import torch
 
-from bridle.data.audio import AudioLoader
 from bridle.data.batch import valid_steps
+from bridle.data.dataset import Loader
+from bridle.data.loaders import build_loader, plain
 from bridle.data.manifest import Manifest
 from bridle.data.sampler import EpochOrder
 from bridle.networks import Networks, build_objective
 from bridle.optim.groups import parameter_groups
 from bridle.pretraining import PREPARE_BATCHES
-from bridle.run import RunConfig, with_normalisation
+from bridle.run import RunConfig, clip_grid
 
 _FLOAT_BYTES = 4
 
@@ -29,13 +30,14 @@ class Plan:
         steps_per_epoch: batches in an epoch.
         full_steps: what an epoch computes, padding included, in batches of ``batch_size`` full crops.
         padding_ratio: share of the computed time steps that is padding.
-        heard_ratio: share of the sound that an epoch hears.
+        seen_ratio: share of the files' time that an epoch sees or hears; 1 for pictures.
+        crop_seconds: of the longest clip; 0 for pictures.
         num_patches: valid patches in an epoch.
         kmeans_sample: vectors that the codebooks start from.
         num_parameters: of all networks.
         memory_bytes: weights, gradients and optimiser state of the largest phase.
-        cache_bytes: log-mel of all files that the loader may keep in memory; ``cache_limit_bytes`` is its limit.
-        cacheable_clips: files of at most a crop, which the loader keeps in memory.
+        cache_bytes: of all files that the loader may keep decoded; ``cache_limit_bytes`` is its limit.
+        cacheable_clips: files that the loader may keep decoded.
         checkpoint_bytes: one checkpoint; ``disk_bytes`` with those that are kept and the one being written.
     """
 
@@ -44,7 +46,8 @@ class Plan:
     steps_per_epoch: int
     full_steps: float
     padding_ratio: float
-    heard_ratio: float
+    seen_ratio: float
+    crop_seconds: float
     num_patches: int
     kmeans_sample: int
     num_parameters: int
@@ -56,9 +59,9 @@ class Plan:
     disk_bytes: int
 
 
-def unnormalised_loader(config: RunConfig) -> AudioLoader:
-    """The recipe's loader before the normalisation is estimated: what it gives is log-mel as it is."""
-    return AudioLoader(with_normalisation(config, 0.0, 0.5).audio)
+def raw_loader(config: RunConfig) -> Loader:
+    """The recipe's loader before the normalisation is estimated: what it gives are values as they are decoded."""
+    return build_loader(plain(config.clips))
 
 
 def make_plan(manifest: Manifest, config: RunConfig) -> Plan:
@@ -68,16 +71,16 @@ def make_plan(manifest: Manifest, config: RunConfig) -> Plan:
         DataError: the manifest is empty.
         ConfigError: sizes of the recipe do not fit together.
     """
-    loader = unnormalised_loader(config)
+    loader = raw_loader(config)
     lengths = torch.tensor([loader.length(entry) for entry in manifest.entries], dtype=torch.int64)
-    patch_time, patch_bands, _ = config.encoder.patch
+    patch_time, places = config.encoder.patch[0], clip_grid(config).patches_per_step
     order = EpochOrder(lengths, config.train.batch_size, loader.crop_frames, patch_time, config.seed)
-    bands = config.audio.fbank.num_mels // patch_bands
     steps = valid_steps(lengths, patch_time)
     padding = order.padding_ratio(0)
     crop_steps = int(valid_steps(torch.tensor([loader.crop_frames]), patch_time))
-    seconds = torch.tensor([entry.duration_seconds for entry in manifest.entries], dtype=torch.float64)
-    cacheable = seconds < config.audio.crop_seconds + config.audio.fbank.hop_seconds
+    total = sum(entry.duration_seconds for entry in manifest.entries)
+    seen = [loader.clip_seconds(entry) for entry in manifest.entries]
+    cached = [loader.cacheable_bytes(entry) for entry in manifest.entries]
     networks = Networks(config)
     weights, optimizer = _state_bytes(networks, config)
     return Plan(
@@ -86,14 +89,15 @@ def make_plan(manifest: Manifest, config: RunConfig) -> Plan:
         steps_per_epoch=order.steps_per_epoch,
         full_steps=int(steps.sum()) / (1 - padding) / (config.train.batch_size * crop_steps),
         padding_ratio=padding,
-        heard_ratio=float(seconds.clamp(max=config.audio.crop_seconds).sum() / seconds.sum()),
-        num_patches=int(steps.sum()) * bands,
-        kmeans_sample=_kmeans_sample(order, steps) * bands,
+        seen_ratio=min(1.0, sum(seen) / total) if total else 1.0,
+        crop_seconds=max(seen),
+        num_patches=int(steps.sum()) * places,
+        kmeans_sample=_kmeans_sample(order, steps) * places,
         num_parameters=sum(p.numel() for p in networks.parameters()),
         memory_bytes=weights + optimizer + optimizer // 2,  # Adam keeps two numbers per gradient
-        cache_bytes=int(lengths[cacheable].sum()) * config.audio.fbank.num_mels * _FLOAT_BYTES,
-        cache_limit_bytes=round(config.audio.cache_gigabytes * 1e9),
-        cacheable_clips=int(cacheable.sum()),
+        cache_bytes=sum(cached),
+        cache_limit_bytes=round(config.clips.cache_gigabytes * 1e9),
+        cacheable_clips=sum(size > 0 for size in cached),
         checkpoint_bytes=weights + optimizer,
         disk_bytes=(weights + optimizer) * (config.train.num_checkpoints + 1),
     )

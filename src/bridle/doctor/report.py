@@ -11,17 +11,21 @@ import numpy as np
 import torch
 
 from bridle import distributed
+from bridle.data.medium import Info
 from bridle.data.quarantine import BadFile, Quarantine
-from bridle.doctor.advice import Finding, advise
+from bridle.doctor.advice import BLANK, Finding, advise
 from bridle.doctor.plan import Plan, make_plan
 from bridle.doctor.scan import OnProgress, Scan, scan_files
 from bridle.doctor.speed import Speed, estimate_speed
 from bridle.errors import TooManyBadFiles
 from bridle.files import free_bytes
+from bridle.media.audio import AudioInfo
+from bridle.media.image import ImageInfo
 from bridle.run import RunConfig
 
-QUANTILES = {"shortest": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "longest": 1.0}
-_EDGES = (0.0, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 300, 1800, 3600)
+QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
+SECONDS = (0.0, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 300, 1800, 3600)
+PIXELS = (0, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +35,27 @@ class Files:
     Attributes:
         num_files: good and bad.
         num_bytes: of the readable files.
-        total_seconds: of the readable files.
-        quantiles: of their durations in seconds, by the names of ``QUANTILES``.
-        histogram: (from, to, number of files) in seconds, without empty ends; "to" of the last bin is the longest file.
-        sample_rates: number of files by rate in Hz.
-        channels: number of files by number of channels.
-        formats: number of files by container and coding.
+        total_seconds: of the readable files; 0 for pictures.
+        unit: of extents: ``s``, durations; for pictures ``px``, their shorter edge.
+        quantiles: of the extents, by the names of ``QUANTILES``.
+        histogram: (from, to, number of files) by extent, without empty ends; "to" of the last bin is the largest.
+        kinds: by what distinguishes files (such as their sample rate), the number of files of each kind.
         bad: unreadable files; ``bad_reasons`` counts them.
-        num_decoded: files that were decoded; ``silent`` and ``cut_short`` are among them.
+        num_decoded: files that were decoded; ``blank`` and ``cut_short`` are among them.
         num_copies: files that are copies of another one.
     """
 
     num_files: int
     num_bytes: int
     total_seconds: float
+    unit: str
     quantiles: dict[str, float]
     histogram: tuple[tuple[float, float, int], ...]
-    sample_rates: dict[int, int]
-    channels: dict[int, int]
-    formats: dict[str, int]
+    kinds: dict[str, dict[str, int]]
     bad: tuple[BadFile, ...]
     bad_reasons: dict[str, int]
     num_decoded: int
-    silent: tuple[str, ...]
+    blank: tuple[str, ...]
     cut_short: tuple[str, ...]
     num_copies: int
 
@@ -89,7 +91,7 @@ def examine(
     device: torch.device | None = None,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Examine recordings for a recipe.
+    """Examine files for a recipe.
 
     Args:
         sources: as for ``pretrain``.
@@ -103,7 +105,7 @@ def examine(
         DataError: a source is malformed, or no file is readable.
         ConfigError: the settings do not fit together.
     """
-    scan = scan_files(sources, num_decoded=num_decoded, on_progress=on_progress)
+    scan = scan_files(sources, config.medium, num_decoded=num_decoded, on_progress=on_progress)
     plan = make_plan(scan.manifest, config)
     measured = None
     broken = {file.key for file in scan.undecodable}
@@ -118,32 +120,52 @@ def examine(
 
 def summarise_files(scan: Scan) -> Files:
     """The figures of a scan."""
-    seconds = np.array([entry.duration_seconds for entry in scan.manifest.entries])
+    extents = [extent(info) for info in scan.infos]
+    unit = extents[0][1]
+    values = np.array([value for value, _ in extents])
+    kinds: dict[str, Counter[str]] = {}
+    for info in scan.infos:
+        for name, kind in kinds_of(info).items():
+            kinds.setdefault(name, Counter())[kind] += 1
     bad = scan.bad
     return Files(
         num_files=scan.manifest.num_files,
         num_bytes=scan.num_bytes,
-        total_seconds=float(seconds.sum()),
-        quantiles={name: float(np.quantile(seconds, q)) for name, q in QUANTILES.items()},
-        histogram=duration_histogram(seconds.tolist()),
-        sample_rates=dict(Counter(info.sample_rate for info in scan.infos).most_common()),
-        channels=dict(Counter(info.num_channels for info in scan.infos).most_common()),
-        formats=dict(Counter(info.format for info in scan.infos).most_common()),
+        total_seconds=sum(entry.duration_seconds for entry in scan.manifest.entries),
+        unit=unit,
+        quantiles={name: float(np.quantile(values, q)) for name, q in QUANTILES.items()},
+        histogram=extent_histogram(values.tolist(), SECONDS if unit == "s" else PIXELS),
+        kinds={name: dict(counts.most_common()) for name, counts in kinds.items()},
         bad=bad,
         bad_reasons=dict(Counter(file.reason for file in bad).most_common()),
         num_decoded=scan.num_decoded,
-        silent=scan.silent,
+        blank=scan.blank,
         cut_short=scan.cut_short,
         num_copies=scan.num_copies,
     )
 
 
-def duration_histogram(seconds: Sequence[float]) -> tuple[tuple[float, float, int], ...]:
-    """(from, to, count) with ``from <= duration < to``; empty bins at both ends are left out."""
-    edges = [edge for edge in _EDGES if edge <= max(seconds)]
-    counts = np.bincount(np.searchsorted(edges, seconds, side="right") - 1, minlength=len(edges)).tolist()
+def extent(info: Info) -> tuple[float, str]:
+    """How large a file is, and in which unit: its duration, or the shorter edge of a picture."""
+    return (min(info.width, info.height), "px") if isinstance(info, ImageInfo) else (info.duration_seconds, "s")
+
+
+def kinds_of(info: Info) -> dict[str, str]:
+    """What distinguishes a file, by name."""
+    if isinstance(info, AudioInfo):
+        return {"sample rate": f"{info.sample_rate} Hz", "channels": str(info.num_channels), "format": info.format}
+    size = {"size": f"{info.width} x {info.height}"}
+    if isinstance(info, ImageInfo):
+        return {**size, "colours": info.mode, "format": info.format}
+    return {**size, "frames per second": f"{info.rate_hz:.4g}", "coding": info.codec, "format": info.format}
+
+
+def extent_histogram(values: Sequence[float], bounds: Sequence[float]) -> tuple[tuple[float, float, int], ...]:
+    """(from, to, count) with ``from <= value < to``; empty bins at both ends are left out."""
+    edges = [edge for edge in bounds if edge <= max(values)]
+    counts = np.bincount(np.searchsorted(edges, values, side="right") - 1, minlength=len(edges)).tolist()
     first = next(i for i, count in enumerate(counts) if count)
-    ends = [*edges[1:], max(seconds)]
+    ends = [*edges[1:], max(values)]
     return tuple(zip(edges, ends, counts, strict=True))[first:]
 
 
@@ -159,10 +181,12 @@ def find_problems(scan: Scan, plan: Plan, config: RunConfig) -> tuple[str, ...]:
     if needs_codes and plan.kmeans_sample < config.quantizer.codebook_size:
         problems.append(
             f"the codebooks start from {plan.kmeans_sample} patches, fewer than their {config.quantizer.codebook_size} codes: "
-            "add recordings, or lower --quantizer.codebook-size"
+            f"add {config.medium.nouns}, or lower --quantizer.codebook-size"
         )
-    if scan.num_decoded and len(scan.silent) == scan.num_decoded - len(scan.undecodable):
-        problems.append(f"all {scan.num_decoded} decoded files are silent or broken: check how they were recorded")
+    if scan.num_decoded and len(scan.blank) == scan.num_decoded - len(scan.undecodable):
+        problems.append(
+            f"all {scan.num_decoded} decoded files are {BLANK[config.medium.name]} or broken: check how they were made"
+        )
     return tuple(problems)
 
 

@@ -1,4 +1,4 @@
-"""The files: headers of all of them, a real decode of some, silence and copies."""
+"""The files: headers of all of them, a real decode of some, and copies."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bridle.data.manifest import Entry, Manifest, is_silent_film, read_manifest
+from bridle.data.manifest import Entry, Manifest, read_manifest
+from bridle.data.medium import AUDIO, Info, Medium
 from bridle.data.quarantine import BadFile
+from bridle.doctor.content import Content, examine_content
 from bridle.errors import ConfigError, DataError, DecodeError
-from bridle.media.audio import AudioInfo, decode_audio, probe_audio
 from bridle.randomness import permutation
 
 HEAD_BYTES = 1 << 16
 _NUM_THREADS = 8
 _SLAB_FILES = 2_000  # bounds the pending work of the threads
-_WHOLE_SECONDS = 60.0  # a longer file is decoded at its start and at its end only
-_END_SECONDS = 30.0
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a stage, the files done and their number."""
@@ -41,17 +40,17 @@ class Scan:
         num_copies: files whose size and first 64 KiB another file has too, beyond the first of each.
         num_decoded: files of the sample that was decoded.
         undecodable: files of the sample that break when they are decoded.
-        silent: files of the sample whose samples are all 0.
-        cut_short: files of the sample that hold less sound than their header says.
+        blank: files of the sample that hold silence, or pixels of one value.
+        cut_short: files of the sample that hold less than their header says.
     """
 
     manifest: Manifest
-    infos: tuple[AudioInfo, ...]
+    infos: tuple[Info, ...]
     num_bytes: int
     num_copies: int
     num_decoded: int
     undecodable: tuple[BadFile, ...]
-    silent: tuple[str, ...]
+    blank: tuple[str, ...]
     cut_short: tuple[str, ...]
 
     @property
@@ -61,13 +60,19 @@ class Scan:
 
 
 def scan_files(
-    sources: Sequence[str | Path], *, num_decoded: int | None = 200, seed: int = 0, on_progress: OnProgress | None = None
+    sources: Sequence[str | Path],
+    medium: Medium = AUDIO,
+    *,
+    num_decoded: int | None = 200,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
 ) -> Scan:
     """Read every header and decode a random sample.
 
     Args:
         sources: as for :func:`~bridle.data.manifest.read_manifest`.
-        num_decoded: files to decode, drawn at random; None for all. Of files above a minute only both ends are decoded.
+        medium: what is looked for.
+        num_decoded: files to decode, drawn at random; None for all. Of long ones only both ends are decoded.
         seed: of the draw.
         on_progress: told about progress.
 
@@ -78,24 +83,28 @@ def scan_files(
     if num_decoded is not None and num_decoded < 0:
         raise ConfigError(f"num_decoded is {num_decoded}; it must be at least 0")
     tell = on_progress or (lambda stage, done, total: None)
-    listed = read_manifest(list(sources), probe=False)
+    listed = read_manifest(list(sources), medium, probe=False)
     entries, heads, bad = [], [], list(listed.bad)
-    for entry, head in zip(listed.entries, _parallel(_read_head, listed.entries, "reading headers", tell), strict=True):
-        if isinstance(head, BadFile) and is_silent_film(head) and not listed.columns:
+    for entry, head in zip(
+        listed.entries, _parallel(lambda entry: _read_head(entry, medium), listed.entries, "reading headers", tell), strict=True
+    ):
+        if isinstance(head, BadFile) and entry.found and medium.passes_over(head):
             continue
         if isinstance(head, BadFile):
             bad.append(head)
         else:
-            entries.append(replace(entry, duration_seconds=entry.duration_seconds or head.info.duration_seconds))
+            entries.append(entry.with_info(head.info))
             heads.append(head)
     if not entries:
         if not bad:
-            raise DataError(f"none of {len(listed.entries)} films has a sound track; name a folder of recordings")
+            raise DataError(
+                f"none of {len(listed.entries)} files holds {medium.name}: {medium.absent}; name a folder of {medium.nouns}"
+            )
         raise DataError(f"none of {len(bad)} files is readable; first: {bad[0].key} ({bad[0].reason}); check the files")
     rows = permutation(len(entries), seed, "doctor")[:num_decoded].tolist()
     sample = [(entries[row], heads[row].info) for row in sorted(rows)]
-    decoded = list(_parallel(lambda pair: _decode(*pair), sample, "decoding", tell))
-    good = [(entry.key, result) for (entry, _), result in zip(sample, decoded, strict=True) if isinstance(result, _Decoded)]
+    decoded = list(_parallel(lambda pair: examine_content(*pair), sample, "decoding", tell))
+    good = [(entry.key, result) for (entry, _), result in zip(sample, decoded, strict=True) if isinstance(result, Content)]
     copies = Counter((head.size, head.digest) for head in heads)
     return Scan(
         manifest=Manifest(tuple(entries), bad=tuple(bad)),
@@ -104,28 +113,22 @@ def scan_files(
         num_copies=len(heads) - len(copies),
         num_decoded=len(sample),
         undecodable=tuple(result for result in decoded if isinstance(result, BadFile)),
-        silent=tuple(key for key, result in good if result.silent),
+        blank=tuple(key for key, result in good if result.blank),
         cut_short=tuple(key for key, result in good if result.cut_short),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    info: AudioInfo
+    info: Info
     size: int
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    silent: bool
-    cut_short: bool
-
-
-def _read_head(entry: Entry) -> _Head | BadFile:
+def _read_head(entry: Entry, medium: Medium) -> _Head | BadFile:
     try:
         with entry.opened() as source:
-            info = probe_audio(source, entry.key)
+            info = medium.probe(source, entry.key)
             if isinstance(source, str):
                 with Path(source).open("rb") as file:
                     head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
@@ -135,23 +138,6 @@ def _read_head(entry: Entry) -> _Head | BadFile:
     except (DecodeError, OSError) as error:
         return BadFile.of(entry, error)
     return _Head(info, size, hashlib.blake2b(head, digest_size=16).digest())
-
-
-def _decode(entry: Entry, info: AudioInfo) -> _Decoded | BadFile:
-    seconds = info.duration_seconds
-    crops = [(0.0, None)] if seconds <= _WHOLE_SECONDS else [(0.0, _END_SECONDS), (seconds - _END_SECONDS, None)]
-    silent, found = True, 0.0
-    try:
-        for start, length in crops:
-            with entry.opened() as source:
-                clip = decode_audio(
-                    source, sample_rate=info.sample_rate, start_seconds=start, duration_seconds=length, key=entry.key
-                )
-            silent &= not bool(clip.samples.any())
-            found = start + len(clip.samples) / info.sample_rate
-    except (DecodeError, OSError) as error:
-        return BadFile.of(entry, error)
-    return _Decoded(silent, found < seconds - max(0.1, 0.02 * seconds))
 
 
 def _parallel(work: Callable[[S], T], items: Sequence[S], stage: str, tell: OnProgress) -> Iterator[T]:

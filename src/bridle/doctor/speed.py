@@ -11,7 +11,7 @@ from torch import nn
 
 from bridle.data.batch import Batch, Sample, collate
 from bridle.data.manifest import Entry
-from bridle.doctor.plan import Plan, unnormalised_loader
+from bridle.doctor.plan import Plan, raw_loader
 from bridle.doctor.scan import OnProgress
 from bridle.errors import DecodeError
 from bridle.networks import Networks, build_objective
@@ -156,12 +156,13 @@ def _time_steps(objective: Objective, optim: OptimConfig, config: RunConfig, pha
     """Mean seconds of a step; one with and one without the tokenizer's loss are timed, which differ in a joint phase."""
     optimizer = build_adamw(objective, optim)
     device = next(nn.Module.parameters(objective)).device
-    batch = random_batch(config, clips).to(device)
+    batch, loader = random_batch(config, clips).to(device), raw_loader(config)
     objective.train()
     times = []
     for step in (0, 0, 1):
         start = time.perf_counter()
-        result = train_step(objective, objective, optimizer, batch, step, optim.clip_norm, config.train)
+        ready = loader.finish(batch, augment=True)
+        result = train_step(objective, objective, optimizer, ready, step, optim.clip_norm, config.train)
         float(result.skipped)  # waits for the device
         times.append(time.perf_counter() - start)
     every = config.joint_every_steps if phase.kind == "joint" else 2
@@ -169,16 +170,19 @@ def _time_steps(objective: Objective, optim: OptimConfig, config: RunConfig, pha
 
 
 def random_batch(config: RunConfig, clips: int) -> Batch:
-    """Noise in the shape of ``clips`` full crops of the recipe."""
-    shape = (config.encoder.channels, unnormalised_loader(config).crop_frames, config.audio.fbank.num_mels, 1)
-    source = generator("doctor", "batch")
-    samples = [Sample(torch.randn(shape, generator=source), shape[1], i, i) for i in range(clips)]
+    """Noise in the shape of ``clips`` full clips of the recipe, as they come from its loader."""
+    loader = raw_loader(config)
+    channels, height, width = loader.frame_shape
+    noise = torch.randn((clips, channels, loader.crop_frames, height, width), generator=generator("doctor", "batch"))
+    if loader.dtype == torch.uint8:
+        noise = (64 * noise + 128).clamp(0, 255).to(torch.uint8)
+    samples = [Sample(inputs, inputs.shape[1], i, i) for i, inputs in enumerate(noise)]
     return collate(samples, config.encoder.patch)
 
 
 def _time_reading(config: RunConfig, entries: Sequence[Entry]) -> float:
     """Mean seconds to load a clip, over files from all over the list; files that break are passed over."""
-    loader = unnormalised_loader(replace(config, audio=replace(config.audio, cache_gigabytes=0.0)))
+    loader = raw_loader(config)
     chosen = entries[:: max(1, len(entries) // _LOADED_FILES)][:_LOADED_FILES]
     times = []
     for entry in (chosen[0], *chosen):  # the first one twice: it also warms up

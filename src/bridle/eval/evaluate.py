@@ -11,7 +11,7 @@ import torch
 from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError
-from bridle.eval.features import BAG_OF_CODES, LOG_MEL, CodeStatistics, Collected, collect_features
+from bridle.eval.features import BAG_OF_CODES, CodeStatistics, Collected, collect_features
 from bridle.eval.gain import Gain, paired_gain
 from bridle.eval.protocol import FeatureSet, ProbeResult, choose_splits, evaluate, knn_probe, linear_probe
 from bridle.inference import Model, random_model
@@ -72,7 +72,7 @@ class Evaluation:
         splits: which clips train and test the probes, in words.
         clips: key of every clip that took part; the test clips of a result are row numbers of it.
         classes: the labels, sorted.
-        rows: log-mel statistics, random encoder, this run and, with a tokenizer, bag of codes.
+        rows: the medium's baseline, random encoder, this run and, with a tokenizer, bag of codes.
         gains: of this run over the first two, by each probe.
         codes: statistics of the tokenizer's codes.
         notes: what a reader must know to trust the numbers.
@@ -102,7 +102,7 @@ def evaluate_run(
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Probe a run's frozen features by kNN and linear probe, beside log-mel statistics and the same encoder before training.
+    """Probe a run's frozen features by kNN and linear probe, beside the medium's baseline and the same encoder before training.
 
     Files that cannot be read, and clips with an empty cell in a column that is used, are left out with a note. Without
     fold and split column there are 5 stratified splits.
@@ -128,7 +128,8 @@ def evaluate_run(
     choose_splits(_feature_set(manifest, columns, {"none": torch.zeros(len(manifest), 1)}), seed)
     collected = _collect(model, manifest, layers, batch_size, seed, told)
     manifest = _subset(manifest, collected.rows)
-    rows = _probe(manifest, columns, collected, seed, told)
+    names = [model.loader.baseline_name, RANDOM, RUN, BAG_OF_CODES]
+    rows = _probe(manifest, columns, collected, [name for name in names if name in collected.features], seed, told)
     if collected.bad:
         first = collected.bad[0]
         notes.append(f"left out: {_count(len(collected.bad), 'unreadable file')}, first {first.key} ({first.reason})")
@@ -138,7 +139,7 @@ def evaluate_run(
     gains = [
         paired_gain(result, by_name[over][name], labels, over)
         for name, result in by_name[RUN].items()
-        for over in (LOG_MEL, RANDOM)
+        for over in (model.loader.baseline_name, RANDOM)
     ]
     return Evaluation(
         fingerprint=model.fingerprint,
@@ -165,12 +166,13 @@ def _collect(
         done += 1
         told(READING, done, len(manifest))
 
-    models = {RUN: model, RANDOM: random_model(model.config, model.device)}
+    models = {RUN: model, RANDOM: random_model(model.config, model.device, model.precision)}
     return collect_features(models, manifest, layers=layers, batch_size=batch_size, on_file=on_file, seed=seed)
 
 
-def _probe(manifest: Manifest, columns: Columns, collected: Collected, seed: int, told: OnProgress) -> tuple[Row, ...]:
-    names = [name for name in (LOG_MEL, RANDOM, RUN, BAG_OF_CODES) if name in collected.features]
+def _probe(
+    manifest: Manifest, columns: Columns, collected: Collected, names: Sequence[str], seed: int, told: OnProgress
+) -> tuple[Row, ...]:
     probes = (knn_probe(), linear_probe())
     rows: list[Row] = []
     for name in names:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bridle.data.manifest import Manifest
+from bridle.data.medium import MediumName
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, QuantizerError
-from bridle.eval.baseline import log_mel_statistics
 from bridle.eval.codes import CodeReport, bag_of_codes, code_report, label_churn
 from bridle.inference import Model, Window
 from bridle.models.encoder import check_layers
@@ -25,7 +24,13 @@ from bridle.objectives.view import whole_view
 from bridle.quantize.codebook import unpack
 from bridle.randomness import derive_seed
 
-LOG_MEL, BAG_OF_CODES = "log-mel statistics", "bag of codes"
+BAG_OF_CODES = "bag of codes"
+POOLINGS: dict[MediumName, tuple[Pooling, ...]] = {
+    "audio": ("mean", "time", "statistics"),
+    "image": ("mean", "grid"),
+    "video": ("mean", "grid", "grid statistics"),
+}
+"""What is offered to probes: poolings of a length that a few hundred labels can still judge."""
 CODE_WINDOWS = 2048
 """Windows whose codes are kept for the statistics: all of a small set, a uniform sample of a large one."""
 
@@ -80,11 +85,12 @@ def collect_features(
     on_file: Callable[[], object] | None = None,
     seed: int = 0,
 ) -> Collected:
-    """Pooled features of every clip by every model, log-mel statistics and, with a tokenizer, bags of codes.
+    """Pooled features of every clip by every model, the medium's baseline and, with a tokenizer, bags of codes.
 
     Each file is decoded once, and only one batch of windows and the pooled rows are held in memory. A long file's rows
-    are those of all its windows together. Encoders give every pooling of :func:`bridle.nn.pooling.pool_moments` of every
-    layer, named ``statistics`` for the last layer and ``statistics of layer 3`` for others; the other two give ``clip``.
+    are those of all its windows together. Encoders give every one of ``POOLINGS`` of every layer, named ``statistics`` for the
+    last layer and ``statistics of layer 3`` for others; the other two give ``clip``. The baseline is the mean over time of what
+    the loader calls it, and the deviation where the medium has a time.
 
     Args:
         models: by name; all have one front end and one size of patch. The first one's tokenizer gives the codes.
@@ -104,35 +110,39 @@ def collect_features(
     for name, model in models.items():
         check_layers(chosen[name], model.depth)
     moments = {name: [_Moments(len(manifest)) for _ in chosen[name]] for name in models}
-    log_mel = _Moments(len(manifest))
+    baseline = _Moments(len(manifest))
     codes = _Codes.of(first, len(manifest), seed)
     bad: dict[int, BadFile] = {}
     windows = _windows(first, manifest, bad, on_file or (lambda: None))
     while group := list(islice(windows, batch_size)):
         for name, model in models.items():
             for encoded in model.encode(group, batch_size, chosen[name]):
+                grid = encoded.grid
                 for found, features in zip(moments[name], encoded.layers, strict=True):
                     found.add(group, encoded.steps, *time_moments(features, encoded.grid, encoded.steps))
         for window in group:
-            fbank = window.inputs[0, :, :, 0]
-            log_mel.add([window], torch.tensor([len(fbank)]), *log_mel_statistics(fbank)[None].chunk(2, dim=1))
+            rows = first.loader.baseline(window.inputs)
+            moments_of_rows = (rows.mean(0, keepdim=True), rows.std(0, correction=0, keepdim=True))
+            baseline.add([window], torch.tensor([len(rows)]), *moments_of_rows)
         if codes is not None:
             codes.add(group)
-    rows = [index for index in range(len(manifest)) if index not in bad]
-    if not rows:
+    good = [index for index in range(len(manifest)) if index not in bad]
+    if not good:
         first_bad = f"; first: {bad[0].key} ({bad[0].reason})" if bad else ""
         raise DataError(f"none of {len(manifest)} files can be read{first_bad}; check the paths")
-    pooled = {LOG_MEL: {"clip": torch.cat(log_mel.finish(rows), dim=1)}}
+    medium = first.config.medium
+    sides = baseline.finish(good)[: 2 if medium.timed else 1]
+    pooled = {first.loader.baseline_name: {"clip": torch.cat(sides, dim=1)}}
     for name, model in models.items():
         pooled[name] = {}
         for layer in chosen[name]:
-            own = moments[name].pop(0).finish(rows)  # released before the next is finished
-            for pooling in get_args(Pooling):
+            own = moments[name].pop(0).finish(good)  # released before the next is finished
+            for pooling in POOLINGS[medium.name]:
                 title = pooling if layer == model.depth else f"{pooling} of layer {layer}"
-                pooled[name][title] = pool_moments(*own, pooling)
+                pooled[name][title] = pool_moments(*own, grid, pooling)
     if codes is not None:
-        pooled[BAG_OF_CODES] = {"clip": codes.bags.finish(rows).sqrt()}
-    return Collected(tuple(rows), pooled, codes.statistics() if codes is not None else None, (*manifest.bad, *bad.values()))
+        pooled[BAG_OF_CODES] = {"clip": codes.bags.finish(good).sqrt()}
+    return Collected(tuple(good), pooled, codes.statistics() if codes is not None else None, (*manifest.bad, *bad.values()))
 
 
 def _first_of_one_front_end(models: Mapping[str, Model]) -> Model:
@@ -140,8 +150,8 @@ def _first_of_one_front_end(models: Mapping[str, Model]) -> Model:
         raise DataError("0 models given; features need at least 1")
     first_name, first = next(iter(models.items()))
     for name, model in models.items():
-        if (model.config.audio, model.config.encoder.patch) != (first.config.audio, first.config.encoder.patch):
-            raise DataError(f"'{name}' and '{first_name}' differ in their audio settings or patch; collect them one by one")
+        if (model.config.clips, model.config.encoder.patch) != (first.config.clips, first.config.encoder.patch):
+            raise DataError(f"'{name}' and '{first_name}' differ in their front end or patch; collect them one by one")
     return first
 
 
@@ -150,7 +160,7 @@ def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file:
     for index, entry in enumerate(manifest.entries):
         faults: list[BadFile] = []
         for window in model.windows([entry], faults):
-            yield Window(index, window.start_seconds, window.inputs)
+            yield replace(window, index=index)
         if faults:
             bad[index] = faults[0]
         on_file()
@@ -228,7 +238,8 @@ class _Codes:
         config, quantizer = self._model.config, self._tokenizer.quantizer
         view = whole_view(self._model.batch(group), config.encoder.patch)
         counts = (view.steps * view.patches.grid.patches_per_step).tolist()
-        quantized = quantizer(view.pick(self._tokenizer.vectors(view.patches, view.every)))
+        with self._model.autocast():
+            quantized = quantizer(view.pick(self._tokenizer.vectors(view.patches, view.every)))
         self._energies += unpack(quantized.statistics, quantizer.codebooks).energies.double().cpu()
         codes = quantized.codes.cpu().split(counts)
         # Squared, a bag holds frequencies, which may be averaged over the windows of a file.

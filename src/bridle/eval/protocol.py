@@ -29,6 +29,8 @@ Predict = Callable[[Tensor, Tensor, Tensor, Sequence[float]], Tensor]
 
 NUM_STRATIFIED_INNER = 4
 MAX_INNER_FOLDS = 10
+MAX_INNER_TEST = 2000
+"""Clips that an inner split tests; more tell the choices apart no better, and kNN compares each of them with all others."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Spli
     """Splits of the training part of ``split``, as row numbers of ``features``; test rows are not looked at.
 
     With official folds, each of the remaining ones is left out in turn (more than 10 are joined to 10); else, or when
-    one fold remains, 4 stratified parts that respect the groups.
+    one fold remains, 4 stratified parts that respect the groups. Each tests at most ``MAX_INNER_TEST`` clips.
 
     Raises:
         DataError: the training part is a single clip or group.
@@ -194,7 +196,14 @@ def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Spli
         units, limit = [features.folds[i] for i in rows], MAX_INNER_FOLDS
     num = min(limit, len(rows) if units is None else len(set(units)))
     parts = stratified_splits(labels, num, seed, units)
-    return [Split(part.name, rows[part.train_index], rows[part.test_index]) for part in parts]
+    return [Split(part.name, rows[part.train_index], _thin(rows[part.test_index], MAX_INNER_TEST, seed)) for part in parts]
+
+
+def _thin(index: Indices, num: int, seed: int) -> Indices:
+    """At most ``num`` of the rows, drawn by the seed, in their order."""
+    if len(index) <= num:
+        return index
+    return np.asarray(index[permutation(len(index), seed, "ranking")[:num].sort().values.numpy()])
 
 
 class _Ranking:
@@ -241,10 +250,7 @@ class _Ranking:
         """At most as many of the training clips as ranking takes."""
         num = self._probe.num_ranking
         num = len(train_index) if num is None else max(num, 10 * len(set(self._features.labels)))
-        if len(train_index) <= num:
-            return train_index
-        kept = permutation(len(train_index), self._seed, "ranking")[:num].sort().values
-        return np.asarray(train_index[kept.numpy()])
+        return _thin(train_index, num, self._seed)
 
 
 def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, chosen: tuple[str, float, float]) -> SplitResult:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from bridle.errors import ConfigError
 from bridle.recipes.audio import audio_base, audio_demo, audio_small
-from bridle.recipes.debug import audio_debug
+from bridle.recipes.debug import audio_debug, image_debug, video_debug
+from bridle.recipes.image import image_base, image_demo, image_small
+from bridle.recipes.video import video_base, video_small
 from bridle.run import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -14,6 +16,13 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "audio-demo": audio_demo,
     "audio-small": audio_small,
     "audio-base": audio_base,
+    "image-debug": image_debug,
+    "image-demo": image_demo,
+    "image-small": image_small,
+    "image-base": image_base,
+    "video-debug": video_debug,
+    "video-small": video_small,
+    "video-base": video_base,
 }
 
 

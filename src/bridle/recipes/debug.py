@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bridle.data.audio import AudioConfig
+from bridle.data.image import ImageConfig
+from bridle.data.video import VideoConfig
 from bridle.masking import MaskConfig
 from bridle.media.fbank import FbankConfig
 from bridle.models.encoder import EncoderConfig
@@ -31,4 +35,35 @@ def audio_debug() -> RunConfig:
         encoder_optim=OptimConfig(lr=1e-3),
         tokenizer_optim=OptimConfig(lr=1e-3),
         train=TrainConfig(batch_size=8, log_every_steps=1, checkpoint_every_steps=4),
+    )
+
+
+def image_debug() -> RunConfig:
+    """All phases on pictures in seconds on any CPU, to see that things work; learns next to nothing.
+
+    Command: ``bridle pretrain image-debug --data FOLDER --out runs/debug``.
+    """
+    debug = audio_debug()
+    return replace(
+        debug,
+        recipe="image-debug",
+        audio=None,
+        image=ImageConfig(size=32, decode_size=36),
+        encoder=replace(debug.encoder, patch=(1, 8, 8), channels=3, axes=("height", "width")),
+    )
+
+
+def video_debug() -> RunConfig:
+    """All phases on films in seconds on any CPU, to see that things work; learns next to nothing.
+
+    Command: ``bridle pretrain video-debug --data FOLDER --out runs/debug``.
+    """
+    debug = audio_debug()
+    return replace(
+        debug,
+        recipe="video-debug",
+        audio=None,
+        video=VideoConfig(size=32, decode_size=36, num_frames=8, stride=2),
+        encoder=replace(debug.encoder, patch=(2, 8, 8), channels=3, axes=("time", "height", "width")),
+        masks=replace(debug.masks, kind="tube"),
     )

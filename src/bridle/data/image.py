@@ -1,0 +1,119 @@
+"""Pictures to clips of one frame: the settings and the loader of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bridle.data.batch import Batch
+from bridle.data.cache import ClipCache
+from bridle.data.dataset import LoadedClip
+from bridle.data.manifest import Entry
+from bridle.data.medium import IMAGE, Medium
+from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
+from bridle.errors import DataError
+from bridle.media.image import Fit, Picture, decode_image, picture_of
+
+
+@dataclass(frozen=True)
+class ImageConfig(PixelConfig):
+    """How pictures become clips; every attribute is that of :class:`~bridle.data.pixels.PixelConfig`."""
+
+
+class ImageLoader:
+    """Clips ``(C, 1, H, W)`` of uint8 pixels; cropped, turned over and normalised on the device, a whole batch at once.
+
+    For training a whole picture is squashed to a square of ``decode_size``, its aspect ratio kept beside it; for everything
+    else its centre is cut out at ``size``. Training squares are kept in memory until ``cache_gigabytes`` are full.
+    """
+
+    medium: ClassVar[Medium] = IMAGE
+    dtype: ClassVar[torch.dtype] = torch.uint8
+    crop_frames: ClassVar[int] = 1
+    baseline_name: ClassVar[str] = "raw pixels"
+
+    def __init__(self, config: ImageConfig) -> None:
+        self.config = config
+        self._cache = ClipCache(config.cache_gigabytes)
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, decode_size, decode_size)."""
+        return (self.config.channels, self.config.decode_size, self.config.decode_size)
+
+    def length(self, entry: Entry) -> int:
+        """1."""
+        return 1
+
+    def clip_seconds(self, entry: Entry) -> float:
+        """0."""
+        return 0.0
+
+    def cacheable_bytes(self, entry: Entry) -> int:
+        """Of the squashed picture."""
+        return self.config.channels * self.config.decode_size**2
+
+    def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
+        """The whole picture, squashed; its crop is drawn on the device from the clip's seed.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            OSError: the tar it lies in cannot be opened.
+        """
+        return self._cache.get(entry, lambda: _clip(self._decoded(entry, self.config.decode_size, "squash")))
+
+    def windows(self, entry: Entry) -> Iterator[LoadedClip]:
+        """The centre of the picture, not augmented: one window.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            OSError: the tar it lies in cannot be opened.
+        """
+        yield _clip(self._decoded(entry, self.config.size, "centre"))
+
+    def windows_of(self, item: Any) -> Iterator[LoadedClip]:
+        """:meth:`windows` of a picture in memory: a PIL image, or a tensor (C, H, W) of uint8 or of floats in [0, 1].
+
+        Raises:
+            DataError: it is neither.
+        """
+        from PIL import Image
+
+        image = Image.fromarray(_checked(item).movedim(0, -1).squeeze(-1).numpy()) if isinstance(item, Tensor) else item
+        if not isinstance(image, Image.Image):
+            raise DataError(f"a picture must be a path, a PIL image or a tensor (channels, height, width), not {type(item)}")
+        size = self.config.size
+        yield _clip(picture_of(image, channels=self.config.channels, size=(size, size), fit="centre"))
+
+    def finish(self, batch: Batch, augment: bool) -> Batch:
+        """See :func:`~bridle.data.pixels.finish_pixels`."""
+        return finish_pixels(batch, self.config, augment)
+
+    def baseline(self, clip: Tensor) -> Tensor:
+        """Pixels (1, X), see :func:`~bridle.data.pixels.pixel_baseline`."""
+        return pixel_baseline(clip)
+
+    def _decoded(self, entry: Entry, size: int, fit: Fit) -> Picture:
+        config = self.config
+        with entry.opened() as source:
+            return decode_image(
+                source, channels=config.channels, size=(size, size), fit=fit, max_pixels=config.max_pixels, key=entry.key
+            )
+
+
+def _clip(picture: Picture) -> LoadedClip:
+    return LoadedClip(picture.pixels[:, None], 0.0, picture.width / picture.height)
+
+
+def _checked(picture: Tensor) -> Tensor:
+    is_pixels = picture.dtype == torch.uint8 or (picture.is_floating_point() and bool(torch.isfinite(picture).all()))
+    if picture.ndim != 3 or picture.shape[0] not in (1, 3) or picture.numel() == 0 or not is_pixels:
+        raise DataError(
+            f"a picture must be a tensor (1 or 3, height, width) of uint8, or of finite floats in [0, 1], "
+            f"not {tuple(picture.shape)} {picture.dtype}"
+        )
+    return uint8_pixels(picture.detach().cpu())

@@ -1,0 +1,107 @@
+"""What pictures and films share on their way to a batch: settings, what is done on the device, and the baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bridle.data.batch import Batch
+from bridle.errors import ConfigError
+from bridle.media.pixels import crop_and_resize, draw_crops, draw_flips, normalise, to_unit
+
+BASELINE_SIZE = 32
+"""Most pixels along an edge of a picture that stands for itself in an evaluation."""
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """How pixels become clips.
+
+    Attributes:
+        size: height and width in pixels of what the encoder sees.
+        decode_size: height and width in pixels to which a whole picture is brought for training, before it is cropped.
+        channels: 1 for grey, 3 for colour.
+        mean: of each channel's values in [0, 1], subtracted; None until it is estimated from the data.
+        std: of each channel's values, divided by; None like ``mean``.
+        scale: least and largest share of a picture's area that a training crop has; 1 1 for no crop.
+        ratio: least and largest width over height of a training crop.
+        flip: turn half of the training crops over, left to right.
+        cache_gigabytes: memory for decoded files, over all workers of a process; 0 for none.
+        max_pixels: most pixels of a picture; a larger one counts as unreadable.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    size: int = 224
+    decode_size: int = 256
+    channels: int = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    cache_gigabytes: float = 1.0
+    max_pixels: int = 200_000_000
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.decode_size, self.max_pixels) < 1 or self.channels not in (1, 3):
+            raise ConfigError(
+                f"size={self.size}, decode_size={self.decode_size} and max_pixels={self.max_pixels} must be 1 or more, "
+                f"channels={self.channels} must be 1 or 3"
+            )
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"scale={self.scale} must rise within 0 and 1, 0 excluded")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ConfigError(f"ratio={self.ratio} must rise and be above 0")
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError(f"mean is {self.mean} and std is {self.std}; set both, or neither to have them estimated")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ConfigError(f"{name}={values} has {len(values)} values; channels={self.channels} needs as many")
+        if self.std is not None and not min(self.std) > 0:
+            raise ConfigError(f"std is {self.std}; it must be above 0")
+        if self.cache_gigabytes < 0:
+            raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
+
+
+def finish_pixels(batch: Batch, config: PixelConfig, augment: bool) -> Batch:
+    """uint8 (B, C, T, H, W) to normalised float32 (B, C, T, size, size), on the batch's device; padding stays 0.
+
+    Args:
+        batch: of squashed pictures of ``decode_size`` when ``augment``, else of ``size``.
+        config: its mean and std set.
+        augment: crop and flip at random.
+    """
+    if config.mean is None or config.std is None:
+        raise ConfigError("mean and std of the pixels are not set; set them, or have them estimated")
+    if augment:
+        crops = draw_crops(batch.aspects, batch.seeds, config.scale, config.ratio)
+        flips = draw_flips(batch.seeds) if config.flip else torch.zeros(len(batch), dtype=torch.bool)
+        values = crop_and_resize(batch.inputs, crops, flips, config.size)
+    else:
+        values = to_unit(batch.inputs)
+    values = normalise(values, config.mean, config.std)
+    frames = values.shape[2]
+    if bool((batch.lengths < frames).any()):
+        valid = torch.arange(frames) < batch.lengths[:, None]
+        values = values * valid[:, None, :, None, None].to(values.device, non_blocking=True)
+    return dataclasses.replace(batch, inputs=values)
+
+
+def pixel_baseline(pixels: Tensor) -> Tensor:
+    """The pixels of a clip (C, T, H, W) as rows (T, X) in [0, 1], averaged to at most 32 x 32 pixels."""
+    values = to_unit(pixels).transpose(0, 1)
+    if max(values.shape[2:]) > BASELINE_SIZE:
+        height, width = (min(BASELINE_SIZE, edge) for edge in values.shape[2:])
+        values = torch.nn.functional.adaptive_avg_pool2d(values, (height, width))
+    return values.flatten(1)
+
+
+def uint8_pixels(pixels: Tensor) -> Tensor:
+    """Pixels as uint8: float ones in [0, 1] are rounded to 255ths."""
+    return pixels if pixels.dtype == torch.uint8 else (pixels.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,0 +1,208 @@
+"""Films to clips of some frames: the settings and the loader of video."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bridle.data.batch import Batch
+from bridle.data.cache import ClipCache
+from bridle.data.dataset import LoadedClip
+from bridle.data.manifest import Entry
+from bridle.data.medium import VIDEO, Medium
+from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
+from bridle.errors import ConfigError, DataError
+from bridle.media.augment import crop_start
+from bridle.media.image import Fit, picture_of
+from bridle.media.video import decode_frames, probe_video
+
+# A last window of a single frame shows no motion.
+_MIN_WINDOW_FRAMES = 2
+# Films of at most so many clips are kept decoded whole: of longer ones most frames would be decoded for nothing.
+_CACHED_CLIPS = 2
+
+
+@dataclass(frozen=True)
+class VideoConfig(PixelConfig):
+    """How films become clips; further attributes are those of :class:`~bridle.data.pixels.PixelConfig`.
+
+    Attributes:
+        num_frames: frames of a clip.
+        stride: frames of the film from one frame of a clip to the next.
+        rate_hz: frames per second that ``stride`` counts; None for the film's own average rate. Set it where films of
+            different rates are to be seen at one speed.
+        max_decode_seconds: time that decoding one clip may take; a film that takes longer counts as unreadable.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    num_frames: int = 16
+    stride: int = 4
+    rate_hz: float | None = None
+    max_decode_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        PixelConfig.__post_init__(self)
+        if min(self.num_frames, self.stride) < 1:
+            raise ConfigError(f"num_frames={self.num_frames} and stride={self.stride} must be 1 or more")
+        if self.rate_hz is not None and not 0 < self.rate_hz < math.inf:
+            raise ConfigError(f"rate_hz={self.rate_hz} must be above 0, or None for the film's own")
+        if not self.max_decode_seconds > 0:
+            raise ConfigError(f"max_decode_seconds is {self.max_decode_seconds}; it must be above 0, e.g. 60")
+
+
+class VideoLoader:
+    """Clips ``(C, T, H, W)`` of uint8 pixels; cropped, turned over and normalised on the device, all frames of a clip alike.
+
+    Pictures are squashed and centred as by :class:`~bridle.data.image.ImageLoader`. Films of at most two clips are kept decoded
+    until ``cache_gigabytes`` are full; the cache changes no number.
+    """
+
+    medium: ClassVar[Medium] = VIDEO
+    dtype: ClassVar[torch.dtype] = torch.uint8
+    baseline_name: ClassVar[str] = "raw-pixel statistics"
+
+    def __init__(self, config: VideoConfig) -> None:
+        self.config = config
+        self._cache = ClipCache(config.cache_gigabytes)
+
+    @property
+    def crop_frames(self) -> int:
+        """Frames of a full clip."""
+        return self.config.num_frames
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(C, decode_size, decode_size)."""
+        return (self.config.channels, self.config.decode_size, self.config.decode_size)
+
+    def length(self, entry: Entry) -> int:
+        """Frames of the entry's clip; a full clip when duration or rate is not known."""
+        if entry.duration_seconds <= 0 or not (self.config.rate_hz or entry.rate_hz):
+            return self.config.num_frames
+        return min(self.config.num_frames, -(-self._num_frames(entry) // self.config.stride))
+
+    def clip_seconds(self, entry: Entry) -> float:
+        """Time from the first frame of a clip to behind its last."""
+        rate = self._rate(entry)
+        full = self.config.num_frames * self.config.stride / rate if rate else entry.duration_seconds
+        return min(entry.duration_seconds, full)
+
+    def cacheable_bytes(self, entry: Entry) -> int:
+        """Of all frames of a film of at most two clips."""
+        total = self._num_frames(entry)
+        short = total <= _CACHED_CLIPS * self.config.num_frames * self.config.stride
+        return total * self.config.channels * self.config.decode_size**2 if short else 0
+
+    def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
+        """A clip from a random start; its crop is drawn on the device from the clip's seed.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            OSError: the tar it lies in cannot be opened.
+        """
+        entry, config = self._known(entry), self.config
+        total, span = self._num_frames(entry), config.num_frames * config.stride
+        start = crop_start(total, span, generator)
+        if total > _CACHED_CLIPS * span or config.cache_gigabytes == 0:
+            return self._decoded(entry, start, config.num_frames, config.stride, config.decode_size, "squash")
+        film = self._cache.get(entry, lambda: self._decoded(entry, 0, total, 1, config.decode_size, "squash"))
+        # A film that ends before its header says so still gives a frame.
+        start = min(start, film.inputs.shape[1] - 1)
+        inputs = film.inputs[:, start : start + span : config.stride]
+        return LoadedClip(inputs, start / self._rate(entry), film.aspect)
+
+    def windows(self, entry: Entry) -> Iterator[LoadedClip]:
+        """The whole film in consecutive clips, centres of its pictures, not augmented.
+
+        A last clip of a single frame is left out unless it is the only one.
+
+        Raises:
+            DecodeError: the file cannot be read.
+            OSError: the tar it lies in cannot be opened.
+        """
+        entry, config = self._known(entry), self.config
+        total, span = self._num_frames(entry), config.num_frames * config.stride
+        for start in range(0, max(1, total - (_MIN_WINDOW_FRAMES - 1) * config.stride), span):
+            clip = self._decoded(entry, start, config.num_frames, config.stride, config.size, "centre")
+            if start and clip.inputs.shape[1] < _MIN_WINDOW_FRAMES:
+                return
+            yield clip
+            if clip.inputs.shape[1] < config.num_frames:  # the last one, also where a film ends before its stated duration
+                return
+
+    def windows_of(self, item: Any) -> Iterator[LoadedClip]:
+        """:meth:`windows` of frames in memory: (T, C, H, W) of uint8 or of floats in [0, 1], taken as the frames of clips.
+
+        Raises:
+            DataError: it is no such tensor.
+        """
+        from PIL import Image
+
+        size, step = self.config.size, self.config.num_frames
+        frames = _checked(item)
+        pictures = []
+        for frame in frames:
+            image = Image.fromarray(frame.movedim(0, -1).squeeze(-1).numpy())
+            pictures.append(picture_of(image, channels=self.config.channels, size=(size, size), fit="centre").pixels)
+        pixels = torch.stack(pictures, dim=1)
+        seconds = self.config.stride / self.config.rate_hz if self.config.rate_hz else 0.0
+        for start in range(0, max(1, len(frames) - _MIN_WINDOW_FRAMES + 1), step):
+            yield LoadedClip(pixels[:, start : start + step], start * seconds, frames.shape[3] / frames.shape[2])
+
+    def finish(self, batch: Batch, augment: bool) -> Batch:
+        """See :func:`~bridle.data.pixels.finish_pixels`."""
+        return finish_pixels(batch, self.config, augment)
+
+    def baseline(self, clip: Tensor) -> Tensor:
+        """Pixels of each frame (T, X), see :func:`~bridle.data.pixels.pixel_baseline`."""
+        return pixel_baseline(clip)
+
+    def _known(self, entry: Entry) -> Entry:
+        """The entry with its duration and rate, read from the file where the manifest does not tell."""
+        if entry.duration_seconds > 0 and entry.rate_hz > 0:
+            return entry
+        with entry.opened() as source:
+            return entry.with_info(probe_video(source, entry.key))
+
+    def _rate(self, entry: Entry) -> float:
+        return self.config.rate_hz or entry.rate_hz
+
+    def _num_frames(self, entry: Entry) -> int:
+        """Frames of the whole film at its rate, at least 1."""
+        return max(1, round(entry.duration_seconds * self._rate(entry)))
+
+    def _decoded(self, entry: Entry, start: int, count: int, stride: int, size: int, fit: Fit) -> LoadedClip:
+        config, rate = self.config, self._rate(entry)
+        with entry.opened() as source:
+            frames = decode_frames(
+                source,
+                start_seconds=start / rate,
+                num_frames=count,
+                step_seconds=stride / rate,
+                size=(size, size),
+                fit=fit,
+                channels=config.channels,
+                max_decode_seconds=config.max_decode_seconds,
+                max_pixels=config.max_pixels,
+                key=entry.key,
+            )
+        return LoadedClip(frames.pixels, frames.start_seconds, frames.width / frames.height)
+
+
+def _checked(frames: Any) -> Tensor:
+    if not isinstance(frames, Tensor):
+        raise DataError(f"a film must be a path or a tensor (frames, channels, height, width), not {type(frames)}")
+    is_pixels = frames.dtype == torch.uint8 or (frames.is_floating_point() and bool(torch.isfinite(frames).all()))
+    if frames.ndim != 4 or frames.shape[1] not in (1, 3) or frames.numel() == 0 or not is_pixels:
+        raise DataError(
+            f"a film must be a tensor (frames, 1 or 3, height, width) of uint8, or of finite floats in [0, 1], "
+            f"not {tuple(frames.shape)} {frames.dtype}"
+        )
+    return uint8_pixels(frames.detach().cpu())
