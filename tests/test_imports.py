@@ -19,14 +19,14 @@ BASE = {"errors", "grid", "randomness", "distributed", "config", "files"}
 MODELS = BASE | {"nn", "quantize", "models"}
 TRAINING = MODELS | {"media", "data", "masking", "losses", "optim", "phases", "objectives", "train"}
 RUNS = TRAINING | {"run", "networks", "inference"}
-WORK = RUNS | {"synthetic", "eval", "recipes", "settings", "pretraining"}
+WORK = RUNS | {"synthetic", "eval", "recipes", "settings", "pretraining", "importing"}
 COMMANDS = WORK | {"commands", "demo", "doctor", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     **dict.fromkeys(("media", "nn", "masking", "losses", "optim", "quantize", "phases", "synthetic"), BASE),
     "data": BASE | {"media"},
     "models": BASE | {"nn", "quantize"},
-    "importing": MODELS,
+    "importing": RUNS | {"recipes"},
     "objectives": MODELS | {"losses", "masking", "data.batch"},
     "train": BASE | {"optim", "data.batch", "objectives.base"},
     "run": TRAINING,

@@ -23,7 +23,7 @@ def python(code):
 
 
 def test_public_names():
-    assert bridle.__all__ == ["BridleError", "Model", "__version__", "load", "pretrain", "recipe"]
+    assert bridle.__all__ == ["BridleError", "Model", "__version__", "import_weights", "load", "pretrain", "recipe"]
     assert {*bridle.__all__} <= {*dir(bridle)}
     assert bridle.BridleError is BridleError
     assert bridle.Model is Model

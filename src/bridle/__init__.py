@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bridle.errors import BridleError
+    from bridle.importing import import_weights
     from bridle.inference import Model, load
     from bridle.pretraining import pretrain
     from bridle.recipes import recipe
 
     __version__: str
 
-__all__ = ["BridleError", "Model", "__version__", "load", "pretrain", "recipe"]
+__all__ = ["BridleError", "Model", "__version__", "import_weights", "load", "pretrain", "recipe"]
 
 _HOMES = {
     "BridleError": "bridle.errors",
     "Model": "bridle.inference",
+    "import_weights": "bridle.importing",
     "load": "bridle.inference",
     "pretrain": "bridle.pretraining",
     "recipe": "bridle.recipes",

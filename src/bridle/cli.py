@@ -11,14 +11,17 @@ import bridle
 from bridle.errors import BridleError
 
 COMMANDS = {
-    "doctor": "scan a folder before training: counts, durations, broken files, time per epoch, what to do",
-    "pretrain": "pretrain an encoder and its tokenizer on a folder of recordings",
+    "doctor": "scan a folder before training: counts, sizes, broken files, time per epoch, what to do",
+    "pretrain": "pretrain an encoder and its tokenizer on a folder of recordings, pictures or films",
+    "import": "begin a run with weights trained elsewhere: MAE, VideoMAE, DINOv2, AudioMAE, EAT",
     "inspect": "what is in a run: settings, phases, steps, codebook health, size",
-    "tokenize": "write the discrete codes of every recording as parquet",
-    "embed": "write an embedding of every recording as parquet",
-    "evaluate": "kNN and linear probe of a run beside its baselines, on labelled recordings",
+    "tokenize": "write the discrete codes of every file as parquet",
+    "embed": "write an embedding of every file as parquet",
+    "evaluate": "kNN and linear probe of a run beside its baselines, on labelled files",
     "demo": "the whole way on a small sound set, in minutes",
 }
+
+_MODULES = {"import": "import_weights"}  # a keyword is no name of a module
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        return int(importlib.import_module(f"bridle.commands.{command}").main(arguments))
+        return int(importlib.import_module(f"bridle.commands.{_MODULES.get(command, command)}").main(arguments))
     except BridleError as error:
         sys.stderr.write(f"bridle: {error}\n")
         return 1
@@ -56,7 +59,7 @@ def usage() -> str:
     lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "bridle: your own audio encoder, its discrete tokens and its embeddings, from a folder of recordings",
+            "bridle: your own encoder, its discrete tokens and its embeddings, from a folder of recordings, pictures or films",
             "",
             "usage: bridle COMMAND [ARGUMENTS]        bridle COMMAND --help explains one",
             "",

@@ -237,7 +237,7 @@ class _Run:
         if path is None:
             return None
         checkpoint = load_checkpoint(path)
-        if checkpoint.state["data"] != self.data:
+        if checkpoint.state["data"] not in ("", self.data):  # imported weights have seen none of a user's data
             raise RunError(
                 f"the data are not those of the run in {self.folder.path} (other files or durations); "
                 "give the same --data or start a new run"

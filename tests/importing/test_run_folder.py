@@ -1,0 +1,122 @@
+"""Imported weights as a run: its features are theirs, pretraining goes on from them, refusals."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference.media_folders import write_folder
+
+import bridle
+from bridle import cli
+from bridle.errors import ConfigError, RunError
+from bridle.pretraining import pretrain
+from bridle.recipes import recipe
+from bridle.run import RunConfig
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install 'bridle[transformers]')")
+
+CPU = torch.device("cpu")
+
+
+def vit(channels: int = 3, size: int = 32) -> Any:
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=size,
+        patch_size=8,
+        num_channels=channels,
+    )
+    return transformers.ViTModel(config, add_pooling_layer=False).eval()
+
+
+def debug(kind: str = "image") -> RunConfig:
+    config = recipe(f"{kind}-debug")
+    train = dataclasses.replace(config.train, batch_size=4, precision="fp32")
+    return dataclasses.replace(config, phases="cold:2steps, tokenizer:2steps, encoder:2steps", train=train)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder("image", tmp_path_factory.mktemp("pictures"))
+
+
+def test_features_of_the_run_are_those_of_the_model(pictures: Path, tmp_path: Path) -> None:
+    theirs = vit()
+    made = bridle.import_weights(theirs, tmp_path / "run", config=debug())
+    assert made.family == "ViT"
+    assert any("normalisation" in note for note in made.notes)
+    model = bridle.load(tmp_path / "run", "cpu")
+    pixels = torch.randint(0, 256, (3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = theirs((pixels / 255 - 0.5)[None] / 0.5).last_hidden_state[0, 1:]
+    torch.testing.assert_close(model.features(pixels), expected.reshape(4, 4, 32), atol=1e-4, rtol=1e-4)
+    assert model.embed(next(pictures.rglob("*.png"))).shape == (32,)
+
+
+def test_pretraining_goes_on_from_the_weights(pictures: Path, tmp_path: Path) -> None:
+    still = dataclasses.replace(debug().encoder_optim, lr=0.0)
+    config = dataclasses.replace(debug(), encoder_optim=still)
+    bridle.import_weights(vit(), tmp_path / "run", config=config)
+    before = bridle.load(tmp_path / "run", "cpu").networks.encoder.state_dict()
+    made = bridle.load(tmp_path / "run", "cpu").config
+    outcome = pretrain(made, [pictures], tmp_path / "run", resume=True, device=CPU)
+    assert outcome.finished
+    assert outcome.step == 6
+    after = bridle.load(tmp_path / "run", "cpu")
+    assert all(torch.equal(value, before[name]) for name, value in after.networks.encoder.state_dict().items())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["phase"] for line in lines] == ["1-cold"] * 2 + ["2-tokenizer"] * 2 + ["3-encoder"] * 2
+    assert len(after.tokenize(next(pictures.rglob("*.png"))).codes) == 16
+    other = write_folder("image", tmp_path / "other", 4)
+    with pytest.raises(RunError, match="same --data"):
+        pretrain(made, [other], tmp_path / "run", resume=True, device=CPU)
+
+
+def test_the_command_takes_a_folder_and_says_what_is_missing(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    vit().save_pretrained(tmp_path / "hf")
+    run = str(tmp_path / "run")
+    assert cli.main(["import", str(tmp_path / "hf"), "--out", run, "--recipe", "image-debug"]) == 0
+    out = capsys.readouterr().out
+    assert "done ViT: width 32, depth 2, patches of 1 x 8 x 8" in out
+    assert f"bridle pretrain image-debug --data DATA --out {run} --resume" in out
+    arguments = ["pretrain", "image-debug", "--data", str(pictures), "--out", run, "--resume"]
+    assert cli.main(arguments) == 0
+    assert cli.main(["inspect", run]) == 0
+    assert cli.main(["import", str(tmp_path / "hf"), "--out", run]) == 1
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_video_and_base_recipes(tmp_path: Path) -> None:
+    config = transformers.VideoMAEConfig(
+        image_size=32,
+        patch_size=16,
+        num_channels=3,
+        num_frames=4,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    made = bridle.import_weights(transformers.VideoMAEModel(config), tmp_path / "run", config=debug("video"))
+    assert made.config.video is not None
+    assert (made.config.video.num_frames, made.config.video.size) == (4, 32)
+    assert bridle.load(tmp_path / "run", "cpu").features(torch.zeros(4, 3, 32, 32)).shape == (2, 2, 2, 32)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="for audio; the weights of ViT are for image"):
+        bridle.import_weights(vit(), tmp_path / "run", config=debug("audio"))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    with pytest.raises(RunError, match="not an empty folder"):
+        bridle.import_weights(vit(), tmp_path / "full")
