@@ -139,7 +139,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for name, row in rows.items():
             run = arguments.out / f"{row.run.replace(' ', '-')}-seed{seed}"
-            minutes = train(variant(row.method, row.phases, seed), arguments.data, run)
+            minutes = train(variant(row.method, row.phases, seed), [arguments.data / part for part in UNLABELLED], run)
             found = {name: {"minutes": minutes, **judge(run, arguments.data, row.phases)}}
             if name == f"{RQ}, round 1":
                 found |= judge_baselines(run, arguments.data, row.phases)

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from bridle.data.manifest import read_manifest
 from bridle.eval.evaluate import RUN, Columns, evaluate_run
 from bridle.eval.features import collect_features
 from bridle.eval.intervals import student_half_width
-from bridle.eval.protocol import FeatureSet, evaluate, knn_probe, linear_probe
+from bridle.eval.protocol import FeatureSet, ProbeResult, evaluate, knn_probe, linear_probe
 from bridle.inference import Model, load
 from bridle.pretraining import pretrain
 from bridle.run import RunConfig
+from bridle.train.loop import Precision
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LabelledSet:
     name: str
     manifest: str
     columns: Columns
-    path_column: str = "file"
+    path_column: str | None = "file"
 
 
 SETS = (
@@ -43,7 +45,7 @@ SETS = (
 UNLABELLED = ("esc10/audio", "fsdd/audio", "grid_s1/audio")
 
 
-def train(config: RunConfig, data: Path, run: Path) -> float:
+def train(config: RunConfig, sources: Sequence[Path], run: Path) -> float:
     """Train the run through ``config.phases``, resuming what is there; returns the wall-clock minutes of all calls so far.
 
     A run whose recorded stages hold these phases is left as it is, also when it went on since. A run of other settings is
@@ -57,7 +59,7 @@ def train(config: RunConfig, data: Path, run: Path) -> float:
     if config.phases not in kept["stages"]:
         start, finished = time.perf_counter(), False
         try:
-            finished = pretrain(config, [data / part for part in UNLABELLED], run, resume=True).finished
+            finished = pretrain(config, sources, run, resume=True).finished
         finally:
             kept["seconds"] += time.perf_counter() - start
             if finished:
@@ -74,36 +76,44 @@ def _kept(kind: str, run: Path, labelled: LabelledSet, phases: str) -> Path:
     return run / f"{words.replace(' ', '-')}.json"
 
 
-def _load(run: Path, phases: str) -> Model:
-    model = load(run)
+def _load(run: Path, phases: str, precision: Precision = "fp32") -> Model:
+    model = load(run, precision=precision)
     if model.config.phases != phases:
         raise SystemExit(f"{run} has gone on to {model.config.phases}; its features after {phases} were not kept")
     return model
 
 
-def probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[str, dict[str, float]]:
+def probes(
+    run: Path, data: Path, labelled: LabelledSet, phases: str, precision: Precision = "fp32"
+) -> dict[str, dict[str, float]]:
     """Accuracy in percent by features and probe of the run after ``phases``, kept beside the run."""
     kept = _kept("probes", run, labelled, phases)
     if not kept.exists():
-        manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
-        kept.write_text(json.dumps(to_dict(evaluate_run(_load(run, phases), manifest, labelled.columns))))
+        model = _load(run, phases, precision)
+        manifest = read_manifest(data / labelled.manifest, model.config.medium, path_column=labelled.path_column)
+        kept.write_text(json.dumps(to_dict(evaluate_run(model, manifest, labelled.columns, batch_size=64))))
     rows = json.loads(kept.read_text())["rows"]
     return {row["features"]: {name: 100 * probe["accuracy"] for name, probe in row["probes"].items()} for row in rows}
 
 
-def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[str, float]:
+def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str, precision: Precision = "fp32") -> dict[str, float]:
     """Accuracy in percent of the run's features alone after ``phases``, by probe, kept beside the run."""
     kept = _kept("own", run, labelled, phases)
     if not kept.exists():
-        manifest = read_manifest(data / labelled.manifest, path_column=labelled.path_column)
-        collected = collect_features({RUN: _load(run, phases)}, manifest)
-        assert not collected.bad, f"unreadable files: {collected.bad[0]}"
-        cells = {role: manifest.columns[column] for role, column in labelled.columns.named.items()}
-        features = FeatureSet(collected.features[RUN], cells["label"], cells.get("fold"), cells.get("split"))
-        accuracies = {probe.name: 100 * evaluate(features, probe).accuracy for probe in (knn_probe(), linear_probe())}
-        kept.write_text(json.dumps(accuracies))
+        results = probe_model(_load(run, phases, precision), data, labelled)
+        kept.write_text(json.dumps({name: 100 * result.accuracy for name, result in results.items()}))
     found: dict[str, float] = json.loads(kept.read_text())
     return found
+
+
+def probe_model(model: Model, data: Path, labelled: LabelledSet) -> dict[str, ProbeResult]:
+    """Results of both probes on the model's features, by probe."""
+    manifest = read_manifest(data / labelled.manifest, model.config.medium, path_column=labelled.path_column)
+    collected = collect_features({RUN: model}, manifest, batch_size=64)
+    assert not collected.bad, f"unreadable files: {collected.bad[0]}"
+    cells = {role: manifest.columns[column] for role, column in labelled.columns.named.items()}
+    features = FeatureSet(collected.features[RUN], cells["label"], cells.get("fold"), cells.get("split"))
+    return {probe.name: evaluate(features, probe) for probe in (knn_probe(), linear_probe())}
 
 
 def mean_text(values: list[float]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import SETS, machine, mean_text, own_probes, train
+from runs import SETS, UNLABELLED, machine, mean_text, own_probes, train
 
 from bridle.recipes import recipe
 from bridle.run import RunConfig
@@ -73,7 +73,7 @@ def main() -> None:
             config = dataclasses.replace(recipe("audio-small"), phases=f"{kind}:{arguments.steps}steps", seed=seed)
             config = VARIANTS[name](config)
             run = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-seed{seed}"
-            cells = {"minutes": train(config, arguments.data, run)}
+            cells = {"minutes": train(config, [arguments.data / part for part in UNLABELLED], run)}
             for labelled in (SETS[0], SETS[2]):
                 for probe, value in own_probes(run, arguments.data, labelled, config.phases).items():
                     cells[f"{labelled.name} {probe}"] = value

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from runs import SETS, machine, mean_text, probes, train
+from runs import SETS, UNLABELLED, machine, mean_text, probes, train
 
 from bridle.recipes import recipe
 
@@ -28,7 +28,7 @@ def main() -> None:
     for seed in arguments.seeds:
         run = arguments.out / f"{arguments.recipe}-seed{seed}"
         config = dataclasses.replace(recipe(arguments.recipe), seed=seed)
-        minutes.append(train(config, arguments.data, run))
+        minutes.append(train(config, [arguments.data / part for part in UNLABELLED], run))
         for labelled in SETS:
             for features, by_probe in probes(run, arguments.data, labelled, config.phases).items():
                 for probe, value in by_probe.items():

@@ -16,10 +16,10 @@ from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.medium import VIDEO, Medium
 from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
-from bridle.errors import ConfigError, DataError
+from bridle.errors import ConfigError, DataError, DecodeError
 from bridle.media.augment import crop_start
 from bridle.media.image import Fit, picture_of
-from bridle.media.video import decode_frames, probe_video
+from bridle.media.video import ENDS_BEFORE, decode_frames, probe_video
 
 # A last window of a single frame shows no motion.
 _MIN_WINDOW_FRAMES = 2
@@ -130,7 +130,12 @@ class VideoLoader:
         entry, config = self._known(entry), self.config
         total, span = self._num_frames(entry), config.num_frames * config.stride
         for start in range(0, max(1, total - (_MIN_WINDOW_FRAMES - 1) * config.stride), span):
-            clip = self._decoded(entry, start, config.num_frames, config.stride, config.size, "centre")
+            try:
+                clip = self._decoded(entry, start, config.num_frames, config.stride, config.size, "centre")
+            except DecodeError as error:
+                if start and error.reason.startswith(ENDS_BEFORE):  # the header promised more than there is
+                    return
+                raise
             if start and clip.inputs.shape[1] < _MIN_WINDOW_FRAMES:
                 return
             yield clip

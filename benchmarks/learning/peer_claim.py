@@ -1,0 +1,190 @@
+"""Pictures and films: RQ, VQ and masked-patch regression beside a random encoder, raw pixels, and a peer of the same size.
+
+The peer is ViTMAE or VideoMAE of transformers, trained on the same batches for as many minutes; its learning rate is the
+best of three by accuracy inside the training part. Every method has the same minutes. Images: fashion_mnist, official
+split. Video: mouth crops of grid_s1, colour, digit and letter on the suggested split. Runs go on where they were, and
+several processes may share the folder once the first call has measured the speeds.
+Command: ``python benchmarks/learning/peer_claim.py --medium image --data DATA --out RUNS``. The last line is one JSON
+document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import peers
+import torch
+from runs import LabelledSet, machine, mean_text, own_probes, probe_model, probes, train
+
+from bridle.data.medium import MEDIA
+from bridle.eval.evaluate import Columns
+from bridle.files import write_atomically
+from bridle.inference import load
+from bridle.pretraining import Silent, pretrain
+from bridle.recipes import recipe
+from bridle.run import RunConfig
+
+RQ, VQ, PATCHES, PEER = "RQ 4x256", "VQ 1x1024", "masked-patch regression", "transformers"
+PEER_LRS = (3e-4, 1e-3, 3e-3)
+TIMED_STEPS = (40, 100)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a medium's unlabelled files are, as patterns, and the labelled sets that judge."""
+
+    unlabelled: str
+    sets: tuple[LabelledSet, ...]
+
+
+DATA = {
+    "image": Data(
+        "fashion_mnist/train-*.tar", (LabelledSet("fashion", "fashion_mnist", Columns("class", split="split"), None),)
+    ),
+    "video": Data(
+        "grid_s1/mouth/*",
+        tuple(
+            LabelledSet(f"grid {name}", "grid_s1/meta.csv", Columns(name, split="suggested_split"), "mouth")
+            for name in ("color", "digit", "letter")
+        ),
+    ),
+}
+
+
+class Clock(Silent):
+    """Notes when each step is done."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+
+    def step(self, done: int) -> None:
+        self.seen[done] = time.perf_counter()
+
+
+def variant(medium: str, method: str, seed: int) -> RunConfig:
+    config = dataclasses.replace(recipe(f"{medium}-small"), seed=seed)
+    if method == VQ:
+        config = dataclasses.replace(
+            config, quantizer=dataclasses.replace(config.quantizer, num_codebooks=1, codebook_size=1024), level_weights=()
+        )
+    return config
+
+
+def kind_of(method: str) -> str:
+    return "patches" if method == PATCHES else "cold"
+
+
+def speeds(medium: str, sources: list[Path], kept: Path) -> dict[str, float]:
+    """Seconds per step by method, measured once: the plan must not change between calls."""
+    if not kept.exists():
+        measured = {}
+        for method in (RQ, VQ, PATCHES):
+            clock = Clock()
+            with tempfile.TemporaryDirectory() as folder:
+                phases = f"{kind_of(method)}:{TIMED_STEPS[1]}steps"
+                config = dataclasses.replace(variant(medium, method, 0), phases=phases)
+                pretrain(config, sources, Path(folder) / "run", reporter=clock)
+            measured[method] = (clock.seen[TIMED_STEPS[1]] - clock.seen[TIMED_STEPS[0]]) / (TIMED_STEPS[1] - TIMED_STEPS[0])
+        measured[PEER] = peers.seconds_per_step(variant(medium, RQ, 0), sources, TIMED_STEPS)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, json.dumps(measured))
+    found: dict[str, float] = json.loads(kept.read_text())
+    return found
+
+
+def judge_run(run: Path, data: Path, sets: tuple[LabelledSet, ...], phases: str) -> dict[str, float]:
+    found = {labelled.name: own_probes(run, data, labelled, phases, "bf16") for labelled in sets}
+    return {f"{name} {probe}": value for name, own in found.items() for probe, value in own.items()}
+
+
+def judge_peer(run: Path, data: Path, sets: tuple[LabelledSet, ...]) -> dict[str, float]:
+    """Accuracy by set and probe, and under ``inner`` the mean accuracy inside the training parts."""
+    kept = run / "judged.json"
+    if not kept.exists():
+        model, cells = load(run, precision="bf16"), {}
+        inner = []
+        for labelled in sets:
+            for probe, result in probe_model(model, data, labelled).items():
+                cells[f"{labelled.name} {probe}"] = 100 * result.accuracy
+                inner.append(100 * result.splits[0].inner_accuracy)
+        kept.write_text(json.dumps({**cells, "inner": sum(inner) / len(inner)}))
+    found: dict[str, float] = json.loads(kept.read_text())
+    return found
+
+
+def peer_rows(medium: str, sources: list[Path], data: Path, out: Path, steps: int, seed: int) -> dict[str, float]:
+    """The peer of a seed; seed 0 tries three learning rates, the others take the best one."""
+    sets = DATA[medium].sets
+
+    def one(lr: float) -> dict[str, float]:
+        config = variant(medium, RQ, seed)
+        run = out / f"peer-{lr:g}-seed{seed}"
+        minutes = peers.train(peers.Peer(config, lr, steps, seed), sources, run)
+        return {"minutes": minutes, "lr": lr, **judge_peer(run, data, sets)}
+
+    chosen = out / "peer-lr.json"
+    if not chosen.exists():
+        if seed:
+            raise SystemExit("the peer's learning rate is chosen by seed 0; run that first")
+        tried = [one(lr) for lr in PEER_LRS]
+        write_atomically(chosen, json.dumps(tried))
+    tried = json.loads(chosen.read_text())
+    return one(max(tried, key=lambda cells: cells["inner"])["lr"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--medium", choices=list(DATA), required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training, for each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=[RQ, VQ, PATCHES, PEER], choices=[RQ, VQ, PATCHES, PEER])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    own = DATA[arguments.medium]
+    sources = sorted(path for path in arguments.data.glob(own.unlabelled) if not path.name.startswith("."))
+    if not sources:
+        raise SystemExit(f"{arguments.data} holds no {own.unlabelled}, {MEDIA[arguments.medium].nouns} to train on")
+    speed = speeds(arguments.medium, sources, arguments.out / f"speeds-{arguments.threads}-threads.json")
+    table: dict[str, dict[str, list[float]]] = {}
+
+    def note(seed: int, name: str, cells: dict[str, float]) -> None:
+        for key, value in cells.items():
+            table.setdefault(name, {}).setdefault(key, []).append(value)
+        print(f"seed {seed}  {name}: {', '.join(f'{key} {value:.4g}' for key, value in cells.items())}", flush=True)
+
+    for seed in arguments.seeds:
+        for method in arguments.methods:
+            steps = round(60 * arguments.minutes / speed[method])
+            if method == PEER:
+                note(seed, PEER, peer_rows(arguments.medium, sources, arguments.data, arguments.out, steps, seed))
+                continue
+            phases = f"{kind_of(method)}:{steps}steps"
+            run = arguments.out / f"{method.replace(' ', '-')}-seed{seed}"
+            minutes = train(dataclasses.replace(variant(arguments.medium, method, seed), phases=phases), sources, run)
+            note(seed, method, {"minutes": minutes, "steps": steps, **judge_run(run, arguments.data, own.sets, phases)})
+            if method == RQ:
+                baselines: dict[str, dict[str, float]] = {}
+                for labelled in own.sets:
+                    for features, cells in probes(run, arguments.data, labelled, phases, "bf16").items():
+                        if features != "this run":
+                            shown = {f"{labelled.name} {probe}": value for probe, value in cells.items()}
+                            baselines.setdefault(features, {}).update(shown)
+                for features, cells in baselines.items():
+                    note(seed, features, cells)
+    print()
+    for name, cells in table.items():
+        print(f"{name:<28} {'   '.join(f'{key} {mean_text(values)}' for key, values in cells.items())}")
+    print(json.dumps({"medium": arguments.medium, "minutes": arguments.minutes, "table": table, "machine": machine()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Opening a film with FFmpeg (PyAV): which formats are let in, which track is taken, and how reading ends in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from bridle.media.decoders import TimeLimit, Unreadable
+from bridle.media.video_stream import Film
+
+NO_PICTURES = "no video track"
+"""Why a file of sound only is unreadable; a picture of the cover is no film."""
+
+# FFmpeg also "plays" text, single pictures and play lists that open other files and addresses; only these are let in.
+_FILMS = (
+    "apng,asf,av1,avi,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,"
+    "nsv,nut,obu,ogg,rm,vc1,vvc,webm,wtv,yuv4mpegpipe"
+)
+_SOUNDS = "aac,ac3,aiff,amr,ape,au,caf,dsf,eac3,flac,mp3,tta,w64,wav,wv"  # to say that they hold no film
+
+
+class Watched:
+    """A stream that never raises: it seems to end when the time is up or the disk fails.
+
+    FFmpeg goes on after an exception, and PyAV writes a second one to the screen. It has no name, so that FFmpeg tells the
+    format by the content, as it must for the member of a tar shard.
+    """
+
+    def __init__(self, stream: BinaryIO, limit: TimeLimit) -> None:
+        self._stream, self._limit = stream, limit
+        self._fault: Exception | None = None
+        self.tell = stream.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """The new place; -1 for one that cannot be, such as damaged headers point to."""
+        try:
+            return self._stream.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
+
+    def read(self, size: int) -> bytes:
+        """What the stream gives, until the fault."""
+        if self._fault is None:
+            try:
+                self._limit.check()
+                return self._stream.read(size)
+            except (OSError, Unreadable) as fault:
+                self._fault = fault
+        return b""
+
+    def check(self) -> None:
+        """Raises the fault, if there was one, and Unreadable when the time is up."""
+        if self._fault is not None:
+            raise self._fault
+        self._limit.check()
+
+
+@contextmanager
+def open_film(stream: BinaryIO, limit: TimeLimit, max_pixels: int | None = None, skip: bool = True) -> Iterator[Film]:
+    """The first video track of a file.
+
+    Args:
+        stream: read from its first byte wherever it stands.
+        limit: for all reading and decoding.
+        max_pixels: most pixels of a frame.
+        skip: let the decoder leave out frames that are not wanted and to which no other refers.
+
+    Raises:
+        Unreadable: not a film, or nothing that can be decoded.
+    """
+    import av
+    from av.stream import Discard, Disposition
+
+    options = {"format_whitelist": f"{_FILMS},{_SOUNDS}"}
+    stream.seek(0)
+    watched = Watched(stream, limit)
+    try:
+        # Given a stream, FFmpeg opens no path or address itself.
+        container = av.open(watched, mode="r", options=options, metadata_errors="ignore")
+    except (av.error.FFmpegError, ValueError) as error:
+        watched.check()
+        raise Unreadable("not a video", recognised=False) from error
+    with container:
+        watched.check()
+        still = Disposition.attached_pic | Disposition.timed_thumbnails
+        tracks = [track for track in container.streams.video if not track.disposition & still]
+        if not tracks:
+            known = bool(container.streams.audio or container.streams.video)
+            raise Unreadable(NO_PICTURES if known else "not a video", recognised=known)
+        for track in container.streams:
+            if track is not tracks[0]:
+                track.discard = Discard.all
+        yield Film(container, tracks[0], watched.check, max_pixels, skip)
