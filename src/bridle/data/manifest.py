@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
+from bridle.data import huggingface
 from bridle.data.medium import AUDIO, Info, Medium
 from bridle.data.quarantine import BadFile
 from bridle.data.shards import Member, list_members, open_window, read_member
@@ -39,8 +40,8 @@ class Entry:
 
     Attributes:
         key: readable name; need not be unique.
-        path: the file, or the tar that holds it.
-        offset: first byte in the tar.
+        path: the file, the tar that holds it, or the column of a Hugging Face set.
+        offset: first byte in the tar, or row of the set.
         size: bytes in the tar; -1 for a plain file.
         duration_seconds: 0 when not known, or of a picture.
         rate_hz: frames per second of a film; 0 when not known.
@@ -56,11 +57,13 @@ class Entry:
     found: bool = False
 
     def open(self) -> BinaryIO | str:
-        """The path of a plain file, or an open seekable window on the member of a tar.
+        """The path of a plain file, or an open seekable stream of the member of a tar or the row of a set.
 
         Raises:
-            OSError: the tar cannot be opened.
+            OSError: the tar or set cannot be opened.
         """
+        if huggingface.is_set(self.path):
+            return huggingface.open_row(self.path, self.offset)
         return self.path if self.size < 0 else open_window(self.path, self.offset, self.size)
 
     def opened(self) -> AbstractContextManager[BinaryIO | str]:
@@ -137,6 +140,7 @@ def read_manifest(
     * A ``.csv`` or ``.parquet`` table. Relative paths are looked for in the table's folder, its ``audio`` (``images``,
       ``videos``) folder, the parent folder and the parent's folder of that name. A ``duration_seconds`` column is trusted;
       rows without a duration are probed.
+    * A set of the ``datasets`` library, ``hf:NAME:SPLIT`` or ``hf:FOLDER``; classes become columns by their names.
     * An uncompressed ``.tar``, a single file, or a glob pattern of any of these. Members of the same key (WebDataset) that
       end in ``.cls``, ``.txt`` or ``.json`` become columns of the member they lie beside.
 
@@ -174,7 +178,7 @@ def read_manifest(
 
 
 def _expand(path: Path) -> list[Path]:
-    if path.exists() or not glob.has_magic(str(path)):
+    if path.exists() or not glob.has_magic(str(path)) or huggingface.is_set(str(path)):
         return [path]
     # Path.glob wants a relative pattern below a known folder; this one takes patterns as the user wrote them.
     return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
@@ -182,7 +186,10 @@ def _expand(path: Path) -> list[Path]:
 
 def _read_source(path: Path, prefix: str, path_column: str | None, rows: _Rows) -> None:
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if huggingface.is_set(str(path)):
+        for row in huggingface.list_rows(str(path), rows.medium.name):
+            rows.add(Entry(row.name, row.path, row.number, 0), row.cells)
+    elif path.is_dir():
         _read_folder(path, prefix, rows)
     elif not path.exists():
         raise DataError(f"{path} does not exist; give a folder, a .csv or .parquet table, a .tar or a {rows.medium.noun}")

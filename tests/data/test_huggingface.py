@@ -1,0 +1,102 @@
+"""Sets of the datasets library as sources: rows, classes, splits, workers, what is wrong."""
+
+import io
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridle.data.batch import Sample
+from bridle.data.dataset import ClipDataset
+from bridle.data.huggingface import list_rows
+from bridle.data.image import ImageConfig, ImageLoader
+from bridle.data.manifest import Entry, Manifest, read_manifest
+from bridle.data.medium import AUDIO, IMAGE, VIDEO
+from bridle.data.quarantine import BadFile
+from bridle.errors import DataError
+
+datasets = pytest.importorskip("datasets", reason="datasets is not installed (pip install 'bridle[datasets]')")
+
+CONFIG = ImageConfig(size=8, decode_size=8, channels=1, mean=(0.5,), std=(0.2,), flip=False)
+
+
+def png(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((8, 8), value, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of two splits on disk: pictures of one grey value, in the table and beside it, and one that is broken."""
+    place = tmp_path_factory.mktemp("set")
+    (place / "beside.png").write_bytes(png(30))
+    features = datasets.Features(
+        {"picture": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"]), "width": datasets.Value("int64")}
+    )
+    cells = [
+        {"bytes": png(10), "path": None},
+        {"bytes": png(20), "path": None},
+        {"bytes": None, "path": str(place / "beside.png")},
+    ]
+    train = {"picture": [*cells, {"bytes": b"no picture", "path": None}], "label": [0, 1, 0, None], "width": [8, 8, 8, None]}
+    test = {"picture": cells[:1], "label": [1], "width": [8]}
+    splits = {name: datasets.Dataset.from_dict(rows, features=features) for name, rows in (("train", train), ("test", test))}
+    datasets.DatasetDict(splits).save_to_disk(str(place / "pictures"))
+    return place / "pictures"
+
+
+def test_rows_are_entries_with_their_classes(folder: Path) -> None:
+    manifest = read_manifest(f"hf:{folder}:train", IMAGE)
+    assert len(manifest) == 4
+    assert manifest.columns == {"label": ["cat", "dog", "cat", ""], "width": ["8", "8", "8", ""]}
+    data = ClipDataset(manifest, ImageLoader(CONFIG), 0)
+    found = [data[0, row] for row in range(4)]
+    assert [int(item.inputs.max()) for item in found if isinstance(item, Sample)] == [10, 20, 30]
+    assert isinstance(found[3], BadFile)
+    assert found[3].key == f"hf:{folder}:train/3"
+    assert len(read_manifest([f"hf:{folder}:train", f"hf:{folder}:test"], IMAGE)) == 5
+
+
+def test_a_split_must_be_named_where_there_are_several(folder: Path) -> None:
+    with pytest.raises(DataError, match="has the splits train, test; name one, such as hf:"):
+        read_manifest(f"hf:{folder}", IMAGE)
+    single = f"hf:{folder / 'train'}"
+    assert len(read_manifest(single, IMAGE)) == 4
+
+
+def test_other_media_and_missing_sets_are_explained(folder: Path, tmp_path: Path) -> None:
+    for medium in (AUDIO, VIDEO):
+        with pytest.raises(DataError, match=r"no column of type (Audio|Video); its columns are picture, label, width"):
+            list(list_rows(f"hf:{folder}:train", medium.name))
+    with pytest.raises(DataError, match="cannot be opened"):
+        read_manifest(f"hf:{tmp_path}", IMAGE)
+
+
+def test_rows_that_hold_nothing_or_are_gone_are_bad_files(tmp_path: Path) -> None:
+    features = datasets.Features({"picture": datasets.Image()})
+    cells = [{"bytes": png(1), "path": None}, None]
+    datasets.Dataset.from_dict({"picture": cells}, features=features).save_to_disk(str(tmp_path / "set"))
+    manifest = read_manifest(f"hf:{tmp_path / 'set'}", IMAGE)
+    data = ClipDataset(manifest, ImageLoader(CONFIG), 0)
+    assert isinstance(data[0, 0], Sample)
+    assert data[0, 1] == BadFile(f"hf:{tmp_path / 'set'}/1", "the row holds no file")
+    lost = Manifest((Entry("x", f"hf:{tmp_path / 'nowhere'}#picture", 0, 0),))
+    assert isinstance(ClipDataset(lost, ImageLoader(CONFIG), 0)[0, 0], BadFile)
+
+
+def test_sounds_of_a_set(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(np.arange(4000, dtype=np.int16).tobytes())
+    rows = {"audio": [{"bytes": stream.getvalue(), "path": None}], "word": ["yes"]}  # to encode sound takes another library
+    data = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
+    data.save_to_disk(str(tmp_path / "set"))
+    manifest = read_manifest(f"hf:{tmp_path / 'set'}")
+    assert manifest.entries[0].duration_seconds == 0.5
+    assert manifest.columns == {"word": ["yes"]}
