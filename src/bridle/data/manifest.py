@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import math
 import os
-import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
 from bridle.data import huggingface
-from bridle.data.medium import AUDIO, Info, Medium
+from bridle.data.layout import SIDECARS, by_key, place, read_sidecar
+from bridle.data.medium import AUDIO, MEDIA, Info, Medium
 from bridle.data.quarantine import BadFile
-from bridle.data.shards import Member, list_members, open_window, read_member
+from bridle.data.shards import list_members, open_window
 from bridle.data.table import choose_column, read_table
 from bridle.errors import DataError, DecodeError
 from bridle.media.image import ImageInfo
@@ -28,10 +26,6 @@ from bridle.media.video import VideoInfo
 
 DURATION_COLUMN = "duration_seconds"
 _PROBE_SLAB = 10_000
-_SPLITS = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
-_SPLIT_NAME = re.compile(r"(train|val|dev|test)(?:ing|id|idation)?(?![a-z])", re.IGNORECASE)
-_SIDECARS = (".cls", ".txt", ".json")
-_MAX_SIDECAR_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +164,25 @@ def read_manifest(
         found = f"; {len(rows.bad)} unreadable, first {rows.bad[0].key} ({rows.bad[0].reason})" if rows.bad else ""
         raise DataError(
             f"no readable {medium.noun} in {', '.join(map(str, sources)) or 'an empty list of sources'}{found}; "
-            f"looked for .tar shards and {' '.join(sorted(medium.suffixes))}"
+            f"looked for .tar shards and {' '.join(sorted(medium.suffixes))}{_others(expanded, medium, path_column)}"
         )
     names = dict.fromkeys(name for cells in rows.cells for name in cells)
     columns = {name: [cells.get(name, "") for cells in rows.cells] for name in names}
     return Manifest(tuple(rows.entries), columns, tuple(rows.bad))
+
+
+def _others(sources: Sequence[Path], medium: Medium, path_column: str | None) -> str:
+    """What of other media there is instead, and which recipes are for it."""
+    hints = []
+    for other in MEDIA.values():
+        rows = _Rows(other)
+        if other is not medium:
+            with suppress(DataError):
+                for path in sources:
+                    _read_source(path, "", path_column, rows)
+        if rows.entries:
+            hints.append(f"{len(rows.entries)} {other.nouns} (recipes {other.name}-...)")
+    return f"; there are {' and '.join(hints)}" if hints else ""
 
 
 def _expand(path: Path) -> list[Path]:
@@ -214,7 +222,7 @@ def _read_folder(folder: Path, prefix: str, rows: _Rows) -> None:
         if path.suffix.lower() == ".tar":
             _read_tar(path, prefix + name, rows)
         else:
-            rows.add(Entry(prefix + name, str(path), found=True), _place(Path(name).parts))
+            rows.add(Entry(prefix + name, str(path), found=True), place(Path(name).parts))
 
 
 def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], rows: _Rows) -> None:
@@ -238,11 +246,11 @@ def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], rows: _Ro
 
 def _read_tar(path: Path, key: str, rows: _Rows) -> None:
     try:
-        for members in _by_key(list_members(path)):
+        for members in by_key(list_members(path)):
             cells: dict[str, str] = {}
             for member in members:
-                if Path(member.name).suffix.lower() in _SIDECARS and not member.fault:
-                    cells |= _sidecar(path, member)
+                if Path(member.name).suffix.lower() in SIDECARS and not member.fault:
+                    cells |= read_sidecar(path, member)
             for member in members:
                 if Path(member.name).suffix.lower() not in rows.medium.suffixes:
                     continue
@@ -250,41 +258,9 @@ def _read_tar(path: Path, key: str, rows: _Rows) -> None:
                     rows.bad.append(BadFile(f"{key}/{member.name}", member.fault))
                 else:
                     entry = Entry(f"{key}/{member.name}", str(path), member.offset, member.size, found=True)
-                    rows.add(entry, _place((*Path(key).parts, *Path(member.name).parts)) | cells)
+                    rows.add(entry, place((*Path(key).parts, *Path(member.name).parts)) | cells)
     except (tarfile.TarError, OSError) as error:
         rows.bad.append(BadFile(key, f"not a whole uncompressed tar: {error}"))
-
-
-def _by_key(members: Iterator[Member]) -> Iterator[list[Member]]:
-    """Runs of members with one key: the name up to the first dot behind the last slash, as WebDataset has it."""
-    for _, group in groupby(members, lambda member: re.sub(r"(?<=[^/])\.[^/]*$", "", member.name)):
-        yield list(group)
-
-
-def _sidecar(path: Path, member: Member) -> dict[str, str]:
-    """Columns from a member beside a file: ``.cls`` and ``.txt`` whole, of ``.json`` the numbers and texts at its top."""
-    if member.size > _MAX_SIDECAR_BYTES:
-        return {}
-    text = read_member(path, member).decode("utf-8", "replace").strip()
-    suffix = Path(member.name).suffix.lower()
-    if suffix != ".json":
-        return {suffix.removeprefix("."): text}
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    cells = content.items() if isinstance(content, dict) else ()
-    return {str(name): str(value) for name, value in cells if isinstance(value, str | int | float)}
-
-
-def _place(parts: Sequence[str]) -> dict[str, str]:
-    """What the folders of a file say: its class is the last one, unless that is a tar; its split the first so called."""
-    cells = {}
-    if len(parts) > 1 and not parts[-2].lower().endswith(".tar"):
-        cells["class"] = parts[-2]
-    above = parts[:-2] if "class" in cells else parts[:-1]
-    split = next((match for match in map(_SPLIT_NAME.match, above) if match), None)
-    return cells | ({"split": _SPLITS[split[1].lower()]} if split else {})
 
 
 def _read_table(path: Path, prefix: str, path_column: str | None, rows: _Rows) -> None:
