@@ -1,4 +1,4 @@
-"""bridle: your own encoder, its discrete tokens and its embeddings, from a folder of unlabelled recordings.
+"""bridle: your own encoder, its discrete tokens and its embeddings, from a folder of recordings, pictures or films.
 
 ::
 

@@ -19,7 +19,7 @@ Data = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="DATA [DATA ...]",
-        help="Folders (searched recursively), CSV or parquet tables, tar shards or sound files; several are joined.",
+        help="Folders (searched recursively), CSV or parquet tables, tar shards, files or hf:NAME:SPLIT; several are joined.",
         help_behavior_hint="(at least one)",
     ),
 ]
@@ -40,7 +40,7 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, description: str) 
     """
     parsed = tyro.cli(kind, args=list(arguments), prog=prog, description=description)
     if getattr(parsed, "data", None) == ():
-        raise ConfigError(f"there is no DATA to read; name a folder of recordings: {prog} ... recordings/")
+        raise ConfigError(f"there is no DATA to read; name a folder of recordings, pictures or films: {prog} ... FOLDER/")
     return parsed
 
 

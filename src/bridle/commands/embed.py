@@ -13,8 +13,8 @@ from bridle.commands.writing import Device, FilesPerPart, Out, write_tables
 from bridle.nn.pooling import Pooling
 from bridle.tables import FILES_PER_PART, write_embeddings
 
-_DESCRIPTION = """Write an embedding of every recording as parquet.
-  Each row is a window of a recording; a recording longer than the crop of the run has several. Columns:
+_DESCRIPTION = """Write an embedding of every recording, picture or film as parquet.
+  Each row is a window of a file; one longer than the clips of the run has several. Columns:
   path, start_seconds, embedding (float32) and fingerprint of the model. Unreadable files are listed and
   passed over. The same call again continues one that was cut short.
 

@@ -26,18 +26,21 @@ from bridle.eval.protocol import ProbeResult
 from bridle.inference import load
 from bridle.quantize import COLLAPSED_BELOW
 
-_DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on labelled recordings.
-  Beside them stand the log-mel filterbank's statistics, the same encoder before training and bags of
-  the run's codes. Layer, pooling and the probes' parameters are chosen without looking at test clips. Without
-  --fold and --split there are 5 stratified splits.
+_DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on labelled files.
+  Beside them stand what needs no training (log-mel statistics, raw pixels), the same encoder before
+  training and bags of the run's codes. Layer, pooling and the probes' parameters are chosen without looking
+  at test clips. Without --fold and --split there are 5 stratified splits.
 
 examples:
   bridle evaluate runs/first meta.csv --label class --fold fold
   bridle evaluate runs/first meta.csv --label word --group speaker --json evaluation.json
+  bridle evaluate runs/pictures pictures/ --label class --split split    # pictures/train/dog/1.jpg
 """
 
 Manifest = Annotated[
-    Path, tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST", help="CSV or parquet table of paths and labels.")
+    Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="MANIFEST", help="CSV or parquet table of paths and labels, or a folder that says class and split."),
 ]
 Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
 PROBE_TITLES = {"knn": ("kNN", "k"), "linear": ("linear", "C")}

@@ -22,7 +22,7 @@ from bridle.run import RunConfig, RunFolder
 
 _USAGE = """usage: bridle pretrain RECIPE --data DATA [DATA ...] --out RUN [--resume] [--any.setting VALUE ...]
 
-Pretrain an encoder and its tokenizer on unlabelled recordings.
+Pretrain an encoder and its tokenizer on unlabelled recordings, pictures or films.
 
 recipes:
 {recipes}
@@ -32,6 +32,7 @@ recipes:
 examples:
   bridle pretrain audio-debug --data recordings/ --out runs/debug
   bridle pretrain audio-small --data recordings/ more/ --out runs/small --phases "cold:30, tokenizer:10, encoder:60"
+  bridle pretrain image-small --data pictures/ --out runs/colour --image.channels 3 --encoder.channels 3
   bridle pretrain audio-small --data recordings/ --out runs/small --resume
   bridle pretrain audio-small --data recordings/ --out runs/small --resume \\
       --phases "cold:30, tokenizer:10, encoder:60, tokenizer:10"    # add phases to a run that is done
@@ -41,10 +42,10 @@ examples:
 
 @dataclass
 class Arguments:
-    """Pretrain an encoder and its tokenizer on unlabelled recordings. The run folder can be resumed at any time.
+    """Pretrain an encoder and its tokenizer on unlabelled recordings, pictures or films. The run can be resumed at any time.
 
     Attributes:
-        data: folders (searched recursively), CSV or parquet tables, or tar shards; several are joined.
+        data: folders (searched recursively), CSV or parquet tables, tar shards, or hf:NAME:SPLIT; several are joined.
         out: the run folder to write.
         config: every setting of the run.
         resume: continue the run in --out from its newest checkpoint; start it when there is none.

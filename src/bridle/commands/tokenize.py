@@ -9,10 +9,10 @@ from bridle.commands.arguments import Data, Run, parse
 from bridle.commands.writing import Device, FilesPerPart, Out, write_tables
 from bridle.tables import FILES_PER_PART, write_codes
 
-_DESCRIPTION = """Write the discrete codes of every recording as parquet.
-  Each row is a window of a recording; a recording longer than the crop of the run has several. Columns:
-  path, start_seconds, grid (patches along time, frequency, 1), codes (R numbers for each patch, time
-  first) and fingerprint of the model. Unreadable files are listed and passed over. The same call again
+_DESCRIPTION = """Write the discrete codes of every recording, picture or film as parquet.
+  Each row is a window of a file; one longer than the clips of the run has several. Columns: path,
+  start_seconds, grid (patches along time, height or frequency, width), codes (R numbers for each patch,
+  time first) and fingerprint of the model. Unreadable files are listed and passed over. The same call again
   continues one that was cut short.
 
 examples:
