@@ -24,7 +24,7 @@ from bridle.media.video import ENDS_BEFORE, decode_frames, probe_video
 # A last window of a single frame shows no motion.
 _MIN_WINDOW_FRAMES = 2
 # Films of at most so many clips are kept decoded whole: of longer ones most frames would be decoded for nothing.
-_CACHED_CLIPS = 2
+_CACHED_CLIPS = 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class VideoConfig(PixelConfig):
 class VideoLoader:
     """Clips ``(C, T, H, W)`` of uint8 pixels; cropped, turned over and normalised on the device, all frames of a clip alike.
 
-    Pictures are squashed and centred as by :class:`~bridle.data.image.ImageLoader`. Films of at most two clips are kept decoded
+    Pictures are squashed and centred as by :class:`~bridle.data.image.ImageLoader`. Films of at most four clips are kept decoded
     until ``cache_gigabytes`` are full; the cache changes no number.
     """
 
@@ -95,7 +95,7 @@ class VideoLoader:
         return min(entry.duration_seconds, full)
 
     def cacheable_bytes(self, entry: Entry) -> int:
-        """Of all frames of a film of at most two clips."""
+        """Of all frames of a film of at most four clips."""
         total = self._num_frames(entry)
         short = total <= _CACHED_CLIPS * self.config.num_frames * self.config.stride
         return total * self.config.channels * self.config.decode_size**2 if short else 0
