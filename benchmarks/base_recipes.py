@@ -1,6 +1,6 @@
 """What one training step of the base recipes costs: operations by part, seconds and memory by phase.
 
-    python benchmarks/base_recipes.py [--recipes audio-base image-base video-base] [--only flops] [--clips 2] [--threads 1]
+    python benchmarks/base_recipes.py [--recipes audio-base image-base video-base] [--only both] [--clips 2] [--threads 1]
 
 Operations are counted from the configuration by ``bridle.flops`` and, beside it, by torch's counter on one clip in float32:
 part by part, and the whole step of the objective. Attention is counted as its products; a fused kernel computes one of them
@@ -196,7 +196,7 @@ def print_steps(name: str, clips: int | None, threads: int) -> list[dict[str, ob
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=["audio-base", "image-base", "video-base"])
-    parser.add_argument("--only", choices=("flops", "steps"))
+    parser.add_argument("--only", choices=("flops", "steps", "both"), default="flops")
     parser.add_argument("--clips", type=int, help="of a timed batch; else 4 sounds or pictures, 2 films")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -206,9 +206,9 @@ def main() -> None:
     print(f"{arguments.threads} threads of {os.cpu_count()} cores, torch {torch.__version__}, load of the machine {load:.1f}")
     results: dict[str, dict[str, object]] = {name: {} for name in arguments.recipes}
     for name in arguments.recipes:
-        if arguments.only != "steps":
+        if arguments.only in ("flops", "both"):
             results[name]["flops"] = print_flops(name)
-        if arguments.only != "flops":
+        if arguments.only in ("steps", "both"):
             results[name]["steps"] = print_steps(name, arguments.clips, arguments.threads)
     facts = {"torch": torch.__version__, "threads": arguments.threads, "load before": load, "load after": os.getloadavg()[0]}
     print(json.dumps({"benchmark": "base_recipes", **facts, "results": results}))

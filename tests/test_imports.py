@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(("media", "nn", "masking", "losses", "optim", "quantize", "phases", "synthetic"), BASE),
     "data": BASE | {"media"},
     "models": BASE | {"nn", "quantize"},
+    "flops": MODELS,
     "importing": RUNS | {"recipes"},
     "objectives": MODELS | {"losses", "masking", "data.batch"},
     "train": BASE | {"optim", "data.batch", "objectives.base"},

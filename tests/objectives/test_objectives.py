@@ -1,5 +1,7 @@
 """Objectives: what is trained and what is not, counts, padding, labels, shared tokenizer passes."""
 
+import dataclasses
+
 import pytest
 import torch
 from reference.batches import ENCODER, Parts, batch
@@ -148,6 +150,11 @@ def test_smoothed_cold_start_vectors_are_means_of_cells() -> None:
     torch.testing.assert_close(cold.vectors(patchify(inputs, ENCODER.patch), every), expected)
     with pytest.raises(ConfigError, match="smooth=3"):
         RandomTokenizer(ColdStartConfig(smooth=3), ENCODER, quantizer)
+    picture = dataclasses.replace(ENCODER, patch=(1, 4, 4), axes=("height", "width"))
+    cold = RandomTokenizer(ColdStartConfig(normalise="set", smooth=2), picture, quantizer)
+    inputs = torch.randn(1, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = patchify(torch.nn.functional.avg_pool2d(inputs[:, :, 0], 2)[:, :, None], (1, 2, 2)).values @ cold.projection
+    torch.testing.assert_close(cold.vectors(patchify(inputs, picture.patch), every), expected)
 
 
 def test_level_weights_weigh_levels() -> None:

@@ -60,8 +60,8 @@ class VideoConfig(PixelConfig):
 class VideoLoader:
     """Clips ``(C, T, H, W)`` of uint8 pixels; cropped, turned over and normalised on the device, all frames of a clip alike.
 
-    Pictures are squashed and centred as by :class:`~bridle.data.image.ImageLoader`. Films of at most four clips are kept decoded
-    until ``cache_gigabytes`` are full; the cache changes no number.
+    Pictures are squashed and centred as by :class:`~bridle.data.image.ImageLoader`. Films of at most four clips are kept
+    decoded until ``cache_gigabytes`` are full; the cache changes no number.
     """
 
     medium: ClassVar[Medium] = VIDEO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -13,7 +14,7 @@ from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
 from bridle.models.encoder import Encoder, EncoderConfig, key_mask
 from bridle.nn.block import Block, init_weights
-from bridle.nn.patches import Patches, normalise_patches
+from bridle.nn.patches import Patches, PatchSize, normalise_patches
 from bridle.nn.positions import Axis, sine_cosine
 from bridle.quantize import QuantizerConfig, ResidualQuantizer
 from bridle.randomness import generator
@@ -26,8 +27,8 @@ class ColdStartConfig:
     Attributes:
         normalise: ``patch``: each patch to zero mean and unit variance before the projection; ``set``: the clip's own
             normalisation only.
-        smooth: after normalising, a patch is averaged over cells of ``smooth`` x ``smooth`` units of time and height,
-            so that codes tell its coarse shape and not its noise; 1 keeps every value. Must divide the patch.
+        smooth: after normalising, a patch is averaged over cells of ``smooth`` units along each of its axes that is longer
+            than 1, so that codes tell its coarse shape and not its noise; 1 keeps every value. Must divide these axes.
         code_dim: width of the random projection; None for the quantizer's ``code_dim``. A trained tokenizer can do with
             few dimensions, a random one keeps of a patch only what its dimensions hold.
         seed: of the random projection.
@@ -109,11 +110,9 @@ class RandomTokenizer(nn.Module):
     def __init__(self, config: ColdStartConfig, encoder: EncoderConfig, quantizer: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        self.cell = (encoder.channels, *encoder.patch)
+        self.patch, self.cell = encoder.patch, smoothing_cell(config, encoder.patch)
         quantizer = replace(quantizer, code_dim=config.code_dim or quantizer.code_dim)
-        if encoder.patch[0] % config.smooth or encoder.patch[1] % config.smooth:
-            raise ConfigError(f"cold_start.smooth={config.smooth} must divide encoder.patch={encoder.patch} in time and height")
-        patch_values = encoder.patch_values // config.smooth**2
+        patch_values = encoder.patch_values // math.prod(self.cell)
         size = (max(patch_values, quantizer.code_dim), min(patch_values, quantizer.code_dim))
         noise = torch.randn(size, generator=generator(config.seed, "cold start"))
         basis = torch.linalg.qr(noise).Q
@@ -138,10 +137,20 @@ class RandomTokenizer(nn.Module):
             return values @ self.projection
 
     def _smoothed(self, values: Tensor) -> Tensor:
-        channels, t, h, w = self.cell
-        s = self.config.smooth
-        cells = values.reshape(*values.shape[:-1], channels, t // s, s, h // s, s, w)
-        return cells.mean((-4, -2)).flatten(-4)
+        axes = [size for units, cell in zip(self.patch, self.cell, strict=True) for size in (units // cell, cell)]
+        return values.reshape(*values.shape[:-1], -1, *axes).mean((-5, -3, -1)).flatten(-4)
+
+
+def smoothing_cell(config: ColdStartConfig, patch: PatchSize) -> PatchSize:
+    """(time, height, width) of the cells over which the cold start averages a patch.
+
+    Raises:
+        ConfigError: ``smooth`` does not divide an axis that is longer than 1.
+    """
+    time, height, width = (config.smooth if units > 1 else 1 for units in patch)
+    if patch[0] % time or patch[1] % height or patch[2] % width:
+        raise ConfigError(f"cold_start.smooth={config.smooth} must divide every axis of encoder.patch={patch} longer than 1")
+    return (time, height, width)
 
 
 class Tokenizer(nn.Module):
