@@ -211,7 +211,7 @@ def test_crops_below_the_smallest_last_window_still_tile_the_file(tmp_path):
 def test_a_decode_that_takes_too_long_is_a_bad_file(manifest, monkeypatch):
     loader = AudioLoader(replace(PLAIN, max_decode_seconds=7.0))
     seconds = count()
-    monkeypatch.setattr("bridle.media.decoders.time.monotonic", lambda: 10.0 * next(seconds))
+    monkeypatch.setattr("bridle.media.reading.time.monotonic", lambda: 10.0 * next(seconds))
     with pytest.raises(DecodeError, match=r"3\.wav: takes longer than 7 s to decode"):
         loader.load(manifest.entries[3], generator(0))
 

@@ -228,7 +228,7 @@ def test_decoding_stops_when_its_time_is_up(tmp_path, monkeypatch, suffix):
     else:
         mux(path, "aac", melody(6.0, 44100), 44100)
     asked = count()
-    monkeypatch.setattr("bridle.media.decoders.time.monotonic", lambda: float(next(asked)))
+    monkeypatch.setattr("bridle.media.reading.time.monotonic", lambda: float(next(asked)))
     with pytest.raises(DecodeError) as caught:
         decode_audio(path, start_seconds=3.0, max_decode_seconds=1.5)
     assert caught.value.reason == "takes longer than 1.5 s to decode"

@@ -322,7 +322,7 @@ def test_encrypted_film(tmp_path, quiet):
 def test_decoding_stops_when_its_time_is_up(tmp_path, quiet, monkeypatch, suffix):
     path = film(tmp_path / f"a.{suffix}", 200, codec="mpeg1video" if suffix == "mpg" else "libx264")
     asked = count()
-    monkeypatch.setattr("bridle.media.decoders.time.monotonic", lambda: float(next(asked)))
+    monkeypatch.setattr("bridle.media.reading.time.monotonic", lambda: float(next(asked)))
     assert reason_of(read, path, 6.0, max_decode_seconds=20.5) == "takes longer than 20.5 s to decode"
     assert next(asked) < 40, "no further packet is read"
     assert read(path, 6.0, max_decode_seconds=float("inf")) == [150, 151, 152]
@@ -346,7 +346,7 @@ def test_noise_is_not_searched_for_ever(monkeypatch):
             return (b"\0\0\1\xba" + NOISE[: size - 4]) if first else (NOISE * (size // len(NOISE) + 1))[:size]
 
     asked = count()
-    monkeypatch.setattr("bridle.media.decoders.time.monotonic", lambda: float(next(asked)))
+    monkeypatch.setattr("bridle.media.reading.time.monotonic", lambda: float(next(asked)))
     stream = Endless()
     assert reason_of(read, stream, max_decode_seconds=1000.0) in (HEADER, "takes longer than 1000 s to decode")
     assert stream.bytes_read < 1 << 26

@@ -18,14 +18,12 @@ from bridle.errors import BridleError, ConfigError, DecodeError
 from bridle.media.decoders import (
     AudioInfo,
     Crop,
-    TimeLimit,
-    Unreadable,
     decode_pyav,
     decode_soundfile,
-    decoder_faults,
     probe_pyav,
     probe_soundfile,
 )
+from bridle.media.reading import TimeLimit, Unreadable, decoder_faults
 from bridle.media.source import Source, opened, source_name
 
 __all__ = ["AudioInfo", "Clip", "Source", "decode_audio", "probe_audio"]

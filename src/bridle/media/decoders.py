@@ -12,7 +12,6 @@ closed up. mp3 and raw aac have no index, so their frames are read (not decoded)
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+
+from bridle.media.reading import TimeLimit, Unreadable, Watched
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -51,34 +52,6 @@ class AudioInfo:
     sample_rate: int
     num_channels: int
     format: str
-
-
-class Unreadable(Exception):
-    """One decoder's failure. ``recognised``: it knew the format, so its reason is the one to tell."""
-
-    def __init__(self, reason: str, recognised: bool = True) -> None:
-        super().__init__(reason)
-        self.recognised = recognised
-
-
-def decoder_faults() -> tuple[type[Exception], ...]:
-    """What the libraries behind the decoders raise on a broken file besides :class:`Unreadable` and OSError."""
-    import av
-
-    return (ValueError, MemoryError, RuntimeError, ArithmeticError, EOFError, av.error.FFmpegError)
-
-
-class TimeLimit:
-    """Ends a decoding ``seconds`` after it began; the decoders ask between blocks and packets."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    def check(self) -> None:
-        """Raises :class:`Unreadable` when the time is up."""
-        if time.monotonic() > self._end:
-            raise Unreadable(f"takes longer than {self._seconds:g} s to decode")
 
 
 @dataclass(frozen=True)
@@ -192,13 +165,15 @@ def decode_soundfile(stream: BinaryIO, crop: Crop, limit: TimeLimit) -> Samples:
 
 
 @contextmanager
-def _container(stream: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]:
+def _container(stream: BinaryIO, limit: TimeLimit) -> Iterator[tuple[InputContainer, AudioStream]]:
     import av  # heavy, and needed by few files
 
+    watched = Watched(stream, limit)
     try:
         # Given a stream, FFmpeg opens no path or address itself.
-        container = av.open(stream, mode="r", options={"format_whitelist": _AV_FORMATS}, metadata_errors="ignore")
+        container = av.open(watched, mode="r", options={"format_whitelist": _AV_FORMATS}, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
+        watched.check()
         raise Unreadable("not audio", recognised=False) from error
     with container:
         if not container.streams.audio:
@@ -206,12 +181,15 @@ def _container(stream: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]
         track = container.streams.audio[0]
         track.codec_context.thread_count = 1
         _check_format(track.rate, track.channels)
-        yield container, track
+        try:
+            yield container, track
+        finally:
+            watched.check()  # a fault of the disk comes before what it made of the sound
 
 
 def probe_pyav(stream: BinaryIO) -> AudioInfo:
     """The header as FFmpeg reads it, of the first sound track. Raises :class:`Unreadable`."""
-    with _container(stream) as (container, track):
+    with _container(stream, TimeLimit(math.inf)) as (container, track):
         if track.duration is not None and track.time_base is not None:
             duration = float(track.duration * track.time_base)
         elif container.duration is not None:
@@ -227,7 +205,7 @@ def probe_pyav(stream: BinaryIO) -> AudioInfo:
 
 def decode_pyav(stream: BinaryIO, crop: Crop, limit: TimeLimit) -> Samples:
     """The crop, (S,) float32, of the first sound track through FFmpeg. Raises :class:`Unreadable`."""
-    with _container(stream) as (container, track):
+    with _container(stream, limit) as (container, track):
         frames = _frames(container, track, limit)
         opening = list(islice(frames, 2))
         if not opening:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from bridle.errors import BridleError, ConfigError, DecodeError
-from bridle.media.decoders import TimeLimit, Unreadable, decoder_faults
 from bridle.media.image import Fit
+from bridle.media.reading import TimeLimit, Unreadable, decoder_faults
 from bridle.media.source import Source, opened, source_name
 from bridle.media.video_file import NO_PICTURES, open_film
 from bridle.media.video_stream import Film, Lost, Wanted, Way, check_pixels

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from bridle.media.decoders import TimeLimit, Unreadable
+from bridle.media.reading import TimeLimit, Unreadable, Watched
 from bridle.media.video_stream import Film
 
 NO_PICTURES = "no video track"
@@ -18,42 +18,6 @@ _FILMS = (
     "nsv,nut,obu,ogg,rm,vc1,vvc,webm,wtv,yuv4mpegpipe"
 )
 _SOUNDS = "aac,ac3,aiff,amr,ape,au,caf,dsf,eac3,flac,mp3,tta,w64,wav,wv"  # to say that they hold no film
-
-
-class Watched:
-    """A stream that never raises: it seems to end when the time is up or the disk fails.
-
-    FFmpeg goes on after an exception, and PyAV writes a second one to the screen. It has no name, so that FFmpeg tells the
-    format by the content, as it must for the member of a tar shard.
-    """
-
-    def __init__(self, stream: BinaryIO, limit: TimeLimit) -> None:
-        self._stream, self._limit = stream, limit
-        self._fault: Exception | None = None
-        self.tell = stream.tell
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """The new place; -1 for one that cannot be, such as damaged headers point to."""
-        try:
-            return self._stream.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
-            return -1
-
-    def read(self, size: int) -> bytes:
-        """What the stream gives, until the fault."""
-        if self._fault is None:
-            try:
-                self._limit.check()
-                return self._stream.read(size)
-            except (OSError, Unreadable) as fault:
-                self._fault = fault
-        return b""
-
-    def check(self) -> None:
-        """Raises the fault, if there was one, and Unreadable when the time is up."""
-        if self._fault is not None:
-            raise self._fault
-        self._limit.check()
 
 
 @contextmanager

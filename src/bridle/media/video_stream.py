@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
-from bridle.media.decoders import Unreadable
+from bridle.media.reading import Unreadable
 
 if TYPE_CHECKING:
     from av.container import InputContainer

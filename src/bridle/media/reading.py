@@ -1,0 +1,70 @@
+"""What every decoder reads through: its failures, its time limit, and a stream that FFmpeg cannot stumble over."""
+
+from __future__ import annotations
+
+import time
+from typing import BinaryIO
+
+
+class Unreadable(Exception):
+    """One decoder's failure. ``recognised``: it knew the format, so its reason is the one to tell."""
+
+    def __init__(self, reason: str, recognised: bool = True) -> None:
+        super().__init__(reason)
+        self.recognised = recognised
+
+
+def decoder_faults() -> tuple[type[Exception], ...]:
+    """What the libraries behind the decoders raise on a broken file besides :class:`Unreadable` and OSError."""
+    import av
+
+    return (ValueError, MemoryError, RuntimeError, ArithmeticError, EOFError, IndexError, av.error.FFmpegError)
+
+
+class TimeLimit:
+    """Ends a decoding ``seconds`` after it began; the decoders ask between blocks and packets."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises :class:`Unreadable` when the time is up."""
+        if time.monotonic() > self._end:
+            raise Unreadable(f"takes longer than {self._seconds:g} s to decode")
+
+
+class Watched:
+    """A stream that never raises: it seems to end when the time is up or the disk fails.
+
+    FFmpeg goes on after an exception, and PyAV writes a second one to the screen. It has no name, so that FFmpeg tells the
+    format by the content, as it must for the member of a tar shard.
+    """
+
+    def __init__(self, stream: BinaryIO, limit: TimeLimit) -> None:
+        self._stream, self._limit = stream, limit
+        self._fault: Exception | None = None
+        self.tell = stream.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """The new place; -1 for one that cannot be, such as damaged headers point to."""
+        try:
+            return self._stream.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
+
+    def read(self, size: int) -> bytes:
+        """What the stream gives, until the fault."""
+        if self._fault is None:
+            try:
+                self._limit.check()
+                return self._stream.read(size)
+            except (OSError, Unreadable) as fault:
+                self._fault = fault
+        return b""
+
+    def check(self) -> None:
+        """Raises the fault, if there was one, and Unreadable when the time is up."""
+        if self._fault is not None:
+            raise self._fault
+        self._limit.check()
