@@ -18,6 +18,7 @@ from bridle.data.manifest import read_manifest
 from bridle.data.sampler import EpochOrder
 from bridle.importing import import_weights
 from bridle.masking import MaskConfig, draw_masks
+from bridle.nn.positions import sine_cosine
 from bridle.optim.schedule import warmup_cosine
 from bridle.randomness import derive_seed
 from bridle.run import RunConfig, RunFolder, clip_grid
@@ -67,12 +68,9 @@ def build(config: RunConfig, seed: int) -> Any:
 
 def _with_positions(model: Any, config: RunConfig) -> Any:
     """MAE's sine-cosine tables, which a model made by transformers 5.23 from a configuration has as zeros."""
-    from transformers.models.vit_mae.modeling_vit_mae import get_2d_sincos_pos_embed
-
-    edge = clip_grid(config).height
     for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
-        values = get_2d_sincos_pos_embed(table.shape[-1], edge, add_cls_token=True)
-        table.data.copy_(torch.as_tensor(values).float()[None])
+        positions = sine_cosine(clip_grid(config), table.shape[-1], ("width", "height"))
+        table.data.copy_(torch.nn.functional.pad(positions, (0, 0, 1, 0))[None])  # the class token's is 0
     torch.nn.init.normal_(model.vit.embeddings.cls_token, std=0.02)
     torch.nn.init.normal_(model.decoder.mask_token, std=0.02)
     return model
@@ -138,7 +136,7 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, pixels: Tensor, seeds: T
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def seconds_per_step(config: RunConfig, sources: Sequence[Path], steps: tuple[int, int]) -> float:
