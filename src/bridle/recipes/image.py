@@ -21,23 +21,24 @@ def image_small() -> RunConfig:
     """Small grey pictures of 28 x 28 pixels on a laptop, 20 minutes on 2 cores; other sizes by a few settings.
 
     Command: ``bridle pretrain image-small --data FOLDER --out runs/small``. For colour and larger pictures, such as 96 pixels:
-    ``--image.size 96 --image.decode-size 112 --image.channels 3 --encoder.channels 3 --encoder.patch 1 8 8``.
+    ``--image.size 96 --image.decode-size 112 --image.channels 3 --encoder.channels 3 --encoder.patch 1 8 8``. A small network
+    and small batches, because as many pictures in more steps teach more (``docs/log.md``).
     """
     return RunConfig(
         recipe="image-small",
-        phases="cold:6000steps, tokenizer:300steps",
+        phases="cold:20000steps, tokenizer:300steps",
         audio=None,
-        image=ImageConfig(size=28, decode_size=28, channels=1),
-        encoder=EncoderConfig(width=192, depth=6, heads=3, patch=(1, 4, 4), channels=1, axes=("height", "width")),
+        image=ImageConfig(size=28, decode_size=28, channels=1, scale=(0.4, 1.0)),
+        encoder=EncoderConfig(width=128, depth=4, heads=4, patch=(1, 4, 4), channels=1, axes=("height", "width")),
         predictor=PredictorConfig(kind="cross", width=128, depth=2, heads=4),
         masks=MaskConfig(mask_ratio=0.75, predict_ratio=0.5),
         quantizer=QuantizerConfig(num_codebooks=4, codebook_size=256, code_dim=6),
         cold_start=ColdStartConfig(code_dim=16),
-        estimator=EstimatorConfig(width=192, depth=2, heads=3),
+        estimator=EstimatorConfig(width=128, depth=2, heads=4),
         renew="head",
         encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
         tokenizer_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
-        train=TrainConfig(batch_size=128),
+        train=TrainConfig(batch_size=32),
     )
 
 
