@@ -12,15 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from bridle import cli, demo
+from bridle import cli
 from bridle.commands import demo as command
+from bridle.commands import demo_screen
 from bridle.data.audio import AudioLoader
 from bridle.data.manifest import read_manifest
-from bridle.demo import Archive, download, extract, find_sounds, steps_in
+from bridle.data.medium import MEDIA
+from bridle.demo import labelled, sounds
+from bridle.demo.download import Archive, download, extract
+from bridle.demo.labelled import steps_in
+from bridle.demo.sounds import find_sounds
 from bridle.doctor.speed import PhaseTime, Speed
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.eval.evaluate import RANDOM
 from bridle.eval.gain import Gain
+from bridle.recipes import RECIPES
 
 
 @pytest.fixture
@@ -105,14 +111,14 @@ def test_meta_csv_of_the_users_folder_is_taken(tmp_path, sound):
     write_csv(tmp_path / "data" / "meta.csv", ["file", "label", "split"], [["a.wav", "x", "train"], ["b.wav", "y", "test"]])
     found = find_sounds(tmp_path / "data", tmp_path / "out")
     assert (found.protocol, found.reason) == ("split", f"--data {tmp_path / 'data'} was given")
-    assert [(row["class"], row["split"]) for row in read_csv(found.manifest)] == [("x", "train"), ("y", "test")]
-    assert len(read_manifest(found.manifest)) == 2
+    assert [(row["class"], row["split"]) for row in read_csv(found.source)] == [("x", "train"), ("y", "test")]
+    assert len(read_manifest(found.source)) == 2
     assert find_sounds(tmp_path / "data" / "meta.csv", tmp_path / "out2").protocol == "split"  # the table itself
 
 
 def test_layout_of_esc50_gives_its_esc10_part(tmp_path, sound):
     found = find_sounds(esc50(tmp_path / "data", sound), tmp_path / "out")
-    rows = read_csv(found.manifest)
+    rows = read_csv(found.source)
     assert [row["class"] for row in rows] == ["dog", "rain", "dog", "rain"]
     assert [row["fold"] for row in rows] == ["1", "2", "2", "1"]
     assert found.title.endswith("its ESC-10 part")
@@ -123,7 +129,7 @@ def test_folder_for_each_class(tmp_path, sound):
     sounds_at(tmp_path / "data", ["dog/a.wav", "dog/old/b.wav", "rain/a.wav", "unsorted.wav"], sound)
     found = find_sounds(tmp_path / "data", tmp_path / "out")
     assert found.protocol == ""
-    assert [row["class"] for row in read_csv(found.manifest)] == ["dog", "dog", "rain"]
+    assert [row["class"] for row in read_csv(found.source)] == ["dog", "dog", "rain"]
 
 
 def test_the_one_table_that_fits_is_taken(tmp_path, sound):
@@ -131,19 +137,19 @@ def test_the_one_table_that_fits_is_taken(tmp_path, sound):
     write_csv(tmp_path / "data" / "notes.csv", ["what"], [["ever"]])
     write_csv(tmp_path / "data" / "list.csv", ["path", "category"], [["a.wav", "x"], ["b.wav", "y"], ["gone.wav", "y"]])
     found = find_sounds(tmp_path / "data", tmp_path / "out")
-    assert [row["class"] for row in read_csv(found.manifest)] == ["x", "y"]
+    assert [row["class"] for row in read_csv(found.source)] == ["x", "y"]
     write_csv(tmp_path / "data" / "other.csv", ["path", "category"], [["a.wav", "x"]])
     with pytest.raises(DataError, match=r"2 tables, list.csv, other.csv; give one by --data"):
         find_sounds(tmp_path / "data", tmp_path / "out")
 
 
 def test_large_set_is_sampled_by_the_seed(tmp_path, sound, monkeypatch):
-    monkeypatch.setattr(demo, "MAX_CLIPS", 7)
+    monkeypatch.setattr(sounds, "MAX_CLIPS", 7)
     sounds_at(tmp_path / "data", [f"{name}/{i}.wav" for name in "ab" for i in range(5)], sound)
     first, again, other = (find_sounds(tmp_path / "data", tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1)))
-    assert len(read_csv(first.manifest)) == 7
+    assert len(read_csv(first.source)) == 7
     assert first.title.endswith("7 of 10 clips drawn by seed 0")
-    assert read_csv(first.manifest) == read_csv(again.manifest) != read_csv(other.manifest)
+    assert read_csv(first.source) == read_csv(again.source) != read_csv(other.source)
 
 
 @pytest.mark.parametrize(
@@ -170,28 +176,28 @@ def test_esc10_is_downloaded_once(tmp_path, sound, site):
     found = find_sounds(None, tmp_path / "out", archive=archive, on_bytes=lambda *sizes: told.append(sizes))
     assert found.reason == f"127.0.0.1 answered; md5 {md5(body)}, as expected"
     assert told[-1] == (len(body), len(body))
-    rows = read_csv(found.manifest)
+    rows = read_csv(found.source)
     assert [row["class"] for row in rows] == ["dog", "rain", "dog", "rain"]
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.wav")) == [f"1-{i}-A-{i % 3}.wav" for i in (0, 1, 3, 4)]
     assert not list((tmp_path / "out").rglob("*.zip*"))
     site.answers.clear()
     again = find_sounds(None, tmp_path / "out", archive=archive)
-    assert (again.manifest, again.protocol, again.reason) == (found.manifest, "fold", "it was downloaded before")
+    assert (again.source, again.protocol, again.reason) == (found.source, "fold", "it was downloaded before")
 
 
 def test_synthetic_set_is_the_last_resort_and_is_kept(tmp_path, site, monkeypatch):
-    monkeypatch.setattr(demo, "NUM_SYNTHETIC_CLIPS", 10)
+    monkeypatch.setattr(sounds, "NUM_SYNTHETIC_CLIPS", 10)
     found = find_sounds(None, tmp_path, archive=Archive(f"{site.url}/gone.zip", ""), seed=3)
     assert found.reason == "ESC-10 could not be downloaded: 127.0.0.1 cannot be reached: Not Found"
-    assert (len(read_csv(found.manifest)), found.protocol) == (10, "fold")
-    before = found.manifest.stat().st_mtime_ns
+    assert (len(read_csv(found.source)), found.protocol) == (10, "fold")
+    before = found.source.stat().st_mtime_ns
     again = find_sounds(None, tmp_path, archive=None, seed=3)
-    assert (again.manifest, again.reason) == (found.manifest, "no download was wanted")
-    assert again.manifest.stat().st_mtime_ns == before
+    assert (again.source, again.reason) == (found.source, "no download was wanted")
+    assert again.source.stat().st_mtime_ns == before
 
 
 def test_archive_that_is_not_esc50_leads_to_the_synthetic_set(tmp_path, site, monkeypatch):
-    monkeypatch.setattr(demo, "NUM_SYNTHETIC_CLIPS", 10)
+    monkeypatch.setattr(sounds, "NUM_SYNTHETIC_CLIPS", 10)
     stream = io.BytesIO()
     zipfile.ZipFile(stream, "w").close()
     empty = stream.getvalue()
@@ -300,7 +306,7 @@ def test_steps_that_fit_into_the_time():
 
     assert steps_in(180.0, speed(0.5, 10.0)) == 320
     assert steps_in(180.0, speed(0.511, 10.0)) == 310  # whole tens
-    assert steps_in(10.0, speed(0.5, 10.0)) == demo.LEAST_STEPS
+    assert steps_in(10.0, speed(0.5, 10.0)) == labelled.LEAST_STEPS
 
 
 @pytest.mark.parametrize(
@@ -315,7 +321,7 @@ def test_steps_that_fit_into_the_time():
 )
 def test_words_claim_no_more_than_the_intervals(ends, words):
     gains = [Gain("knn", RANDOM, (low + high) / 2, low, high) for low, high in ends]
-    assert command.in_words(gains).plain == words
+    assert demo_screen.in_words(gains).plain == words
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path):
@@ -332,10 +338,23 @@ def test_no_time_is_an_error(tmp_path, wrong):
         command.main(["--out", str(tmp_path / "out"), *wrong])
 
 
+def test_there_is_a_demo_of_every_medium():
+    assert command.COURSES.keys() == command.MINUTES.keys() == MEDIA.keys()
+    for medium, course in command.COURSES.items():
+        assert RECIPES[course.recipe]().medium.name == medium
+        assert course.following.split()[2] in RECIPES
+
+
+def test_own_pictures_are_not_taken(tmp_path):
+    with pytest.raises(ConfigError, match=r"is for sounds; on your own pictures try: bridle pretrain image-small"):
+        command.main(["--medium", "image", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_whole_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(demo, "NUM_SYNTHETIC_CLIPS", 40)
+    monkeypatch.setattr(sounds, "NUM_SYNTHETIC_CLIPS", 40)
     out, picture = tmp_path / "demo", tmp_path / "screen.svg"
     arguments = ["demo", "--out", str(out), "--offline", "--minutes", "0.02", "--picture", str(picture)]
     assert cli.main(arguments) == 0
@@ -355,7 +374,7 @@ def test_whole_demo(tmp_path, monkeypatch, capsys):
         *("codes", "embeddings", "run", "sounds"),
         *("demo.json", "doctor.json", "evaluation.json"),
     }
-    assert json.loads((out / "demo.json").read_text())["steps"] == demo.LEAST_STEPS
+    assert json.loads((out / "demo.json").read_text())["steps"] == labelled.LEAST_STEPS
     assert "<svg" in picture.read_text()
     assert cli.main([*arguments[:-2], "--steps", "1"]) == 0  # a second demo replaces the first one's results
     assert json.loads((out / "demo.json").read_text())["steps"] == 1

@@ -1,61 +1,92 @@
-"""``bridle demo``: the whole way on a small sound set, by the commands that a user would type."""
+"""``bridle demo``: the whole way on a small set of sounds, pictures or films, by the commands that a user would type."""
 
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console, Group, RenderableType
-from rich.panel import Panel
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from bridle.commands.arguments import parse, write_json
+from bridle.commands.demo_screen import Story, save_picture, screen
 from bridle.commands.display import console
-from bridle.commands.evaluate import PROBE_TITLES, points
 from bridle.config import from_dict
-from bridle.demo import ESC50, Sounds, find_sounds, steps_in
+from bridle.data.medium import MediumName
+from bridle.demo.digits import find_films, find_pictures
+from bridle.demo.labelled import LabelledSet, steps_in
+from bridle.demo.sounds import ESC50, find_sounds
 from bridle.doctor.speed import Speed
 from bridle.errors import ConfigError, RunError
-from bridle.eval.evaluate import RANDOM, RUN, Evaluation
-from bridle.eval.features import BAG_OF_CODES, CodeStatistics
-from bridle.eval.gain import Gain
+from bridle.eval.evaluate import Evaluation
 
-RECIPE, MARK = "audio-demo", "demo.json"
-_BAR_WIDTH, _PICTURE_WIDTH = 18, 100
-_DESCRIPTION = """The whole way on a small sound set: look at the data, pretrain, evaluate, tokenize, embed.
-  The sounds are those of --data, else ESC-10 from the web where it can be had, else a synthetic set. A
-  second demo in the same folder replaces the first one's results and keeps its sounds.
+MARK = "demo.json"
+MINUTES: MappingProxyType[MediumName, float] = MappingProxyType({"audio": 3.0, "image": 0.8, "video": 1.0})
+"""Of pretraining, about, if not said otherwise."""
+_DESCRIPTION = """The whole way on a small set: look at the data, pretrain, evaluate, tokenize, embed.
+  Sounds are those of --data, else ESC-10 from the web where it can be had, else a synthetic set. Pictures
+  are handwritten digits that scikit-learn carries, films are those digits moving. A second demo in the same
+  folder replaces the first one's results and keeps its data.
 
 examples:
   bridle demo
+  bridle demo --medium image
+  bridle demo --medium video --minutes 5
   bridle demo --offline --minutes 1
   bridle demo --data recordings/ --out demo-of-mine
 """
+
+
+@dataclass(frozen=True)
+class Course:
+    """What differs from medium to medium.
+
+    Attributes:
+        nouns: what several files are called, also the name of the folder with the data.
+        recipe: of the pretraining.
+        out: where everything goes, if not said otherwise.
+        find: gets the data into a folder.
+    """
+
+    nouns: str
+    recipe: str
+    out: str
+    find: Callable[[Arguments, Path], LabelledSet]
+
+    @property
+    def following(self) -> str:
+        """The command with which a user would go on."""
+        return f"bridle pretrain {self.recipe.replace('demo', 'small')} --data YOUR/{self.nouns.upper()} --out runs/first"
 
 
 @dataclass
 class Arguments:
     """Of ``bridle demo``."""
 
+    medium: Annotated[MediumName, tyro.conf.arg(help="Sounds, pictures or films.")] = "audio"
     data: Annotated[
         Path | None,
         tyro.conf.arg(metavar="FOLDER", help="Labelled recordings: a CSV with paths and classes, or a folder for each class."),
     ] = None
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER", help="Where everything goes.")] = Path("demo")
-    minutes: Annotated[float, tyro.conf.arg(help="Of pretraining, about.")] = 3.0
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="FOLDER", help="Where everything goes; if not given, demo, demo-image or demo-video."),
+    ] = None
+    minutes: Annotated[
+        float | None,
+        tyro.conf.arg(help=f"Of pretraining, about; if not given, {', '.join(f'{m:g} for {n}' for n, m in MINUTES.items())}."),
+    ] = None
     steps: Annotated[int | None, tyro.conf.arg(help="Of pretraining, instead of --minutes.")] = None
-    seed: Annotated[int, tyro.conf.arg(help="Of the synthetic sounds and of the run.")] = 0
+    seed: Annotated[int, tyro.conf.arg(help="Of the data, where it is made or drawn, and of the run.")] = 0
     offline: Annotated[bool, tyro.conf.arg(help="Download nothing.")] = False
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.svg", help="Save the last screen as a picture.")] = None
 
@@ -63,32 +94,32 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle demo", _DESCRIPTION)
-    if parsed.minutes <= 0 or (parsed.steps is not None and parsed.steps < 1):
-        raise ConfigError(f"minutes is {parsed.minutes} and steps {parsed.steps}; both must be above 0")
-    begin, out = time.monotonic(), parsed.out
+    course = COURSES[parsed.medium]
+    minutes = MINUTES[parsed.medium] if parsed.minutes is None else parsed.minutes
+    if minutes <= 0 or (parsed.steps is not None and parsed.steps < 1):
+        raise ConfigError(f"minutes is {minutes} and steps {parsed.steps}; both must be above 0")
+    if parsed.data is not None and parsed.medium != "audio":
+        raise ConfigError(f"--data {parsed.data} is for sounds; on your own {course.nouns} try: {course.following}")
+    begin, out = time.monotonic(), parsed.out or Path(course.out)
     _clear(out)
-    sounds = _find_sounds(parsed)
-    data, run = str(sounds.manifest), str(out / "run")
-    protocol = [f"--{sounds.protocol}", sounds.protocol] if sounds.protocol else []
-    status = _step(1, "Look at the data", ["doctor", data, "--recipe", RECIPE, "--json", str(out / "doctor.json")])
+    data = _find(parsed, course, out)
+    single = len(data.labels) == 1
+    results = {label: out / ("evaluation.json" if single else f"evaluation-{label}.json") for label in data.labels}
+    source, doctor = str(data.source), str(out / "doctor.json")
+    status = _step(1, "Look at the data", ["doctor", source, "--recipe", course.recipe, "--json", doctor])
     if status:
         return status
-    steps = parsed.steps or steps_in(60 * parsed.minutes, from_dict(Speed, _read_json(out / "doctor.json")["speed"]))
+    steps = parsed.steps or steps_in(60 * minutes, from_dict(Speed, _read_json(out / "doctor.json")["speed"]))
     phases = ["--phases", f"cold:{steps}steps", "--seed", str(parsed.seed)]
-    for number, title, command in (
-        (2, "Pretrain, without labels", ["pretrain", RECIPE, "--data", data, "--out", run, *phases]),
-        (3, "Judge it", ["evaluate", run, data, "--label", "class", *protocol, "--json", str(out / "evaluation.json")]),
-        (4, "Write codes", ["tokenize", run, data, "--out", str(out / "codes")]),
-        (5, "Write embeddings", ["embed", run, data, "--out", str(out / "embeddings")]),
-    ):
+    for number, (title, command) in enumerate(_commands(data, course.recipe, phases, out, results), start=2):
         status = _step(number, title, command)
         if status:
             return status
-    content = _read_json(out / "evaluation.json")
-    evaluation = from_dict(Evaluation, {key: value for key, value in content.items() if key not in ("run", "manifest")})
     seconds = time.monotonic() - begin
-    write_json(out / MARK, json.dumps({"sounds": sounds.title, "steps": steps, "seconds": round(seconds, 1)}, indent=1))
-    final = screen(evaluation, sounds, out, steps, seconds)
+    mark = {"medium": parsed.medium, "data": data.title, "steps": steps, "seconds": round(seconds, 1)}
+    write_json(out / MARK, json.dumps(mark, indent=1))
+    evaluations = {path: _read_evaluation(path) for path in results.values()}
+    final = screen(evaluations, Story(data.title, course.nouns, out, steps, seconds, course.following))
     console().print()
     console().print(final)
     if parsed.picture is not None:
@@ -96,99 +127,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def screen(evaluation: Evaluation, sounds: Sounds, out: Path, steps: int, seconds: float) -> RenderableType:
-    """The last screen: the encoder beside what it must beat, its codes, where the files are, what to do next."""
-    parts: list[RenderableType] = [
-        Text(f"{sounds.title}: {len(evaluation.clips)} clips, {len(evaluation.classes)} classes", style="bold"),
-        Text(f"{steps} steps of pretraining without labels; probes by {evaluation.splits}\n", style="dim"),
-        accuracy_bars(evaluation),
-        Text(""),
-        gain_grid(evaluation.gains),
-    ]
-    if any(gain.mean <= 0 for gain in evaluation.gains if gain.over == RANDOM):
-        parts.append(Text("This run did not pay here: give it more --minutes, or more sounds.", style="yellow"))
-    if evaluation.codes is not None:
-        parts.append(Text(f"\n{_describe_codes(evaluation.codes)}"))
-    grid = Table.grid(padding=(0, 2))
-    for name, text in (
-        ("run", "encoder, tokenizer, settings and metrics"),
-        ("codes", "discrete codes of every clip, parquet"),
-        ("embeddings", "a vector for every clip, parquet"),
-        ("evaluation.json", "all numbers and every prediction"),
-    ):
-        grid.add_row(Text(str(out / name), style="cyan"), Text(text))
-    commands = [
-        f"bridle inspect {shlex.quote(str(out / 'run'))}",
-        "bridle pretrain audio-small --data YOUR/RECORDINGS --out runs/first",
-    ]
-    following = [Text(f"  {command}", style="bold") for command in commands]
-    title = f"bridle demo, {seconds / 60:.1f} minutes in all"
-    return Panel(Group(*parts, Text(""), grid, Text("\nnext:"), *following), title=title, border_style="cyan", expand=False)
-
-
-def accuracy_bars(evaluation: Evaluation) -> Table:
-    """Accuracy in per cent of every kind of features by every probe, as number and bar."""
-    names = list(evaluation.rows[0].probes)
-    made = Table(box=None, header_style="bold cyan", pad_edge=False)
-    made.add_column("")
-    for name in names:
-        made.add_column(f"{PROBE_TITLES[name][0]} %", justify="right")
-        made.add_column("", width=_BAR_WIDTH)
-    titles = {RUN: "pretrained encoder", BAG_OF_CODES: "its codes, counted"}
-    for row in evaluation.rows:
-        style = "bold green" if row.features == RUN else ""
-        cells = []
-        for result in row.probes.values():
-            filled = round(_BAR_WIDTH * result.accuracy)
-            bar = Text.assemble(("█" * filled, style or "cyan"), ("░" * (_BAR_WIDTH - filled), "dim"))
-            cells += [Text(f"{100 * result.accuracy:.1f}", style=style), bar]
-        made.add_row(Text(titles.get(row.features, row.features), style=style), *cells)
-    return made
-
-
-def gain_grid(gains: Sequence[Gain]) -> Table:
-    """What pretraining gained, in points and in words that claim no more than the intervals do."""
-    made = Table(box=None, header_style="bold cyan", pad_edge=False)
-    made.add_column("gain over")
-    for probe in dict.fromkeys(gain.probe for gain in gains):
-        made.add_column(f"{PROBE_TITLES[probe][0]}, points (95 %)")
-    made.add_column("")
-    for over in sorted({gain.over for gain in gains}, key=lambda name: name != RANDOM):
-        cells = [gain for gain in gains if gain.over == over]
-        made.add_row(over, *(points(gain) for gain in cells), in_words(cells))
-    return made
-
-
-def in_words(gains: Sequence[Gain]) -> Text:
-    """What several probes say together."""
-    if all(gain.mean > 0 for gain in gains):
-        certain = all(gain.certain for gain in gains)
-        return Text("clearly better", "bold green") if certain else Text("better, but not beyond doubt", "green")
-    if all(gain.mean < 0 for gain in gains):
-        certain = all(gain.certain for gain in gains)
-        return Text("clearly worse", "bold red") if certain else Text("no better", "yellow")
-    return Text("no better by every probe", "yellow")
-
-
-def save_picture(final: RenderableType, path: Path) -> None:
-    """Save the last screen as SVG.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    recorder = Console(record=True, width=_PICTURE_WIDTH, file=io.StringIO(), force_terminal=True)
-    recorder.print(final)
-    try:
-        recorder.save_svg(str(path), title="bridle demo")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name a file in a folder that exists") from error
-
-
-def _describe_codes(codes: CodeStatistics) -> str:
-    report = codes.report
-    used = sum(report.used) / len(report.used)
-    levels = " ".join(f"{100 * value:.0f}" for value in report.perplexity)
-    return f"codes: {len(report.used)} levels of {report.codebook_size}, {100 * used:.0f} % in use, perplexity/K {levels} %"
+def _commands(
+    data: LabelledSet, recipe: str, phases: list[str], out: Path, results: dict[str, Path]
+) -> Iterator[tuple[str, list[str]]]:
+    """The steps after the doctor's, as title and command; ``results`` are the evaluations' files by label."""
+    source, run = str(data.source), str(out / "run")
+    protocol = [f"--{data.protocol}", data.protocol] if data.protocol else []
+    yield "Pretrain, without labels", ["pretrain", recipe, "--data", source, "--out", run, *phases]
+    for label, path in results.items():
+        title = "Judge it" if len(results) == 1 else f"Judge it by {label}"
+        yield title, ["evaluate", run, source, "--label", label, *protocol, "--json", str(path)]
+    yield "Write codes", ["tokenize", run, source, "--out", str(out / "codes")]
+    yield "Write embeddings", ["embed", run, source, "--out", str(out / "embeddings")]
 
 
 def _clear(out: Path) -> None:
@@ -201,15 +151,21 @@ def _clear(out: Path) -> None:
         raise RunError(f"{out} exists and is not the folder of an earlier demo; choose another --out")
     for name in ("run", "codes", "embeddings"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("doctor.json", "evaluation.json"):
-        (out / name).unlink(missing_ok=True)
+    for path in (out / "doctor.json", *out.glob("evaluation*.json")):
+        path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARK, "{}")
 
 
-def _find_sounds(parsed: Arguments) -> Sounds:
-    console().print("[bold]bridle demo[/]: an encoder of your own, from sounds without labels\n")
-    console().print("looking for sounds ...", style="dim")
+def _find(parsed: Arguments, course: Course, out: Path) -> LabelledSet:
+    console().print(f"[bold]bridle demo[/]: an encoder of your own, from {course.nouns} without labels\n")
+    console().print(f"looking for {course.nouns} ...", style="dim")
+    found = course.find(parsed, out / course.nouns)
+    console().print(Text.assemble((f"{course.nouns}: ", "bold"), found.title, (f"\nbecause {found.reason}", "dim")))
+    return found
+
+
+def _find_sounds(parsed: Arguments, folder: Path) -> LabelledSet:
     bar = Progress(TextColumn("downloading ESC-50"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console())
     tasks: list[TaskID] = []
 
@@ -221,12 +177,19 @@ def _find_sounds(parsed: Arguments) -> Sounds:
 
     archive = None if parsed.offline else ESC50
     try:
-        sounds = find_sounds(parsed.data, parsed.out / "sounds", seed=parsed.seed, archive=archive, on_bytes=on_bytes)
+        return find_sounds(parsed.data, folder, seed=parsed.seed, archive=archive, on_bytes=on_bytes)
     finally:
         if tasks:
             bar.stop()
-    console().print(Text.assemble(("sounds: ", "bold"), sounds.title, (f"\nbecause {sounds.reason}", "dim")))
-    return sounds
+
+
+COURSES: MappingProxyType[MediumName, Course] = MappingProxyType(
+    {
+        "audio": Course("sounds", "audio-demo", "demo", _find_sounds),
+        "image": Course("pictures", "image-demo", "demo-image", lambda own, folder: find_pictures(folder, seed=own.seed)),
+        "video": Course("films", "video-demo", "demo-video", lambda own, folder: find_films(folder, seed=own.seed)),
+    }
+)
 
 
 def _step(number: int, title: str, command: list[str]) -> int:
@@ -235,6 +198,11 @@ def _step(number: int, title: str, command: list[str]) -> int:
     console().rule(f"[bold cyan]{number}[/] {title}", align="left", style="cyan")
     console().print(Text(f"$ bridle {shlex.join(command)}", style="bold"), soft_wrap=True)
     return int(importlib.import_module(f"bridle.commands.{command[0]}").main(command[1:]))
+
+
+def _read_evaluation(path: Path) -> Evaluation:
+    content = _read_json(path)
+    return from_dict(Evaluation, {key: value for key, value in content.items() if key not in ("run", "manifest")})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

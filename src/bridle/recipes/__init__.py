@@ -8,7 +8,7 @@ from bridle.errors import ConfigError
 from bridle.recipes.audio import audio_base, audio_demo, audio_small
 from bridle.recipes.debug import audio_debug, image_debug, video_debug
 from bridle.recipes.image import image_base, image_demo, image_small
-from bridle.recipes.video import video_base, video_small
+from bridle.recipes.video import video_base, video_demo, video_small
 from bridle.run import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -21,6 +21,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "image-small": image_small,
     "image-base": image_base,
     "video-debug": video_debug,
+    "video-demo": video_demo,
     "video-small": video_small,
     "video-base": video_base,
 }

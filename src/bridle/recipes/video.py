@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bridle.data.video import VideoConfig
 from bridle.masking import MaskConfig
 from bridle.models.encoder import SIZES, EncoderConfig
 from bridle.models.predictor import PredictorConfig
-from bridle.models.tokenizer import EstimatorConfig
+from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig
 from bridle.nn.positions import AXES
 from bridle.optim.groups import OptimConfig
 from bridle.quantize import QuantizerConfig
@@ -57,4 +59,23 @@ def video_small() -> RunConfig:
         encoder_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
         tokenizer_optim=OptimConfig(lr=1e-3, weight_decay=0.05),
         train=TrainConfig(batch_size=32),
+    )
+
+
+def video_demo() -> RunConfig:
+    """Moving digits in minutes on 2 cores, on the random tokenizer's codes only; made for ``bridle demo``.
+
+    Command: ``bridle demo --medium video``, which sets ``phases`` to as many steps as fit into its time.
+    """
+    small = video_small()
+    return replace(
+        small,
+        recipe="video-demo",
+        phases="cold:1500steps",
+        video=VideoConfig(size=32, decode_size=32, channels=1, num_frames=8, stride=3, scale=(0.5, 1.0), flip=False),
+        encoder=replace(small.encoder, width=128, depth=4, heads=4),
+        masks=MaskConfig(kind="random", mask_ratio=0.75, predict_ratio=0.5),
+        quantizer=QuantizerConfig(num_codebooks=2, codebook_size=128, code_dim=16, init_sample=16384, kmeans_steps=10),
+        cold_start=ColdStartConfig(normalise="set", smooth=2),
+        train=TrainConfig(batch_size=16),
     )
