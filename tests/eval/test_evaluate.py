@@ -189,7 +189,7 @@ def write_table(path, manifest):
 
 
 def test_command_prints_tables_and_writes_json(tiny_run, manifest, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "160")
     table, target = write_table(tmp_path / "table.csv", manifest), tmp_path / "evaluation.json"
     common = ["evaluate", str(tiny_run), table, "--label", "class", "--device", "cpu"]
     assert cli.main([*common, "--fold", "fold", "--path", "sound", "--json", str(target)]) == 0
