@@ -19,7 +19,8 @@ from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8
 from bridle.errors import ConfigError, DataError, DecodeError
 from bridle.media.augment import crop_start
 from bridle.media.image import Fit, picture_of
-from bridle.media.video import ENDS_BEFORE, decode_frames, probe_video
+from bridle.media.video import ENDS_BEFORE, Decoder, decode_frames, probe_video
+from bridle.media.video_torchcodec import require_torchcodec
 
 # A last window of a single frame shows no motion.
 _MIN_WINDOW_FRAMES = 2
@@ -37,6 +38,8 @@ class VideoConfig(PixelConfig):
         rate_hz: frames per second that ``stride`` counts; None for the film's own average rate. Set it where films of
             different rates are to be seen at one speed.
         max_decode_seconds: time that decoding one clip may take; a film that takes longer counts as unreadable.
+        decoder: ``pyav`` or ``torchcodec``, see :data:`bridle.media.video.Decoder`. Never chosen by what is installed: pixels
+            differ by some levels, and a run must not depend on that.
 
     Raises:
         ConfigError: a value out of range.
@@ -46,6 +49,7 @@ class VideoConfig(PixelConfig):
     stride: int = 4
     rate_hz: float | None = None
     max_decode_seconds: float = 60.0
+    decoder: Decoder = "pyav"
 
     def __post_init__(self) -> None:
         PixelConfig.__post_init__(self)
@@ -69,6 +73,8 @@ class VideoLoader:
     baseline_name: ClassVar[str] = "raw-pixel statistics"
 
     def __init__(self, config: VideoConfig) -> None:
+        if config.decoder == "torchcodec":
+            require_torchcodec()
         self.config = config
         self._cache = ClipCache(config.cache_gigabytes)
 
@@ -196,6 +202,7 @@ class VideoLoader:
                 channels=config.channels,
                 max_decode_seconds=config.max_decode_seconds,
                 max_pixels=config.max_pixels,
+                decoder=config.decoder,
                 key=entry.key,
             )
         return LoadedClip(frames.pixels, frames.start_seconds, frames.width / frames.height)

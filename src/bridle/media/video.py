@@ -18,7 +18,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -29,11 +29,15 @@ from bridle.media.reading import TimeLimit, Unreadable, decoder_faults
 from bridle.media.source import Source, opened, source_name
 from bridle.media.video_file import NO_PICTURES, open_film
 from bridle.media.video_stream import Film, Lost, Wanted, Way, check_pixels
+from bridle.media.video_torchcodec import frames_at, require_torchcodec
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-__all__ = ["NO_PICTURES", "Fit", "Frames", "VideoInfo", "decode_frames", "probe_video"]
+__all__ = ["NO_PICTURES", "Decoder", "Fit", "Frames", "VideoInfo", "decode_frames", "probe_video"]
+
+Decoder = Literal["pyav", "torchcodec"]
+"""Who decodes; PyAV brings its FFmpeg along, torchcodec needs one of the system's. PyAV reads the headers for both."""
 
 T = TypeVar("T")
 
@@ -125,6 +129,7 @@ def decode_frames(  # noqa: PLR0913 one call, one clip
     channels: int = 3,
     max_decode_seconds: float = math.inf,
     max_pixels: int = 200_000_000,
+    decoder: Decoder = "pyav",
     key: str = "",
 ) -> Frames:
     """Decode the frames that are on the screen at ``start_seconds + i * step_seconds``, counted from the first frame.
@@ -143,28 +148,31 @@ def decode_frames(  # noqa: PLR0913 one call, one clip
         channels: 3 for RGB, 1 for grey.
         max_decode_seconds: time the decoding may take; a read that never returns, or a single frame, is not interrupted.
         max_pixels: most pixels of a frame; larger ones are refused before they are decoded.
+        decoder: see :data:`Decoder`; how frames of the two differ: ``video_torchcodec.py``.
         key: name of the file in errors; the path when empty.
 
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range, or torchcodec cannot be imported.
         DecodeError: the file is missing, empty, not a film, without a video track, damaged beyond decoding, too large, ends
             before ``start_seconds``, or takes too long.
     """
-    if not (math.isfinite(start_seconds) and start_seconds >= 0):
-        raise ConfigError(f"start_seconds is {start_seconds}; it must be 0 or more")
-    if num_frames < 1:
-        raise ConfigError(f"num_frames is {num_frames}; it must be 1 or more")
-    if not (math.isfinite(step_seconds) and step_seconds > 0):
-        raise ConfigError(f"step_seconds is {step_seconds}; it must be above 0, e.g. 0.04")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ConfigError(f"size is {size}; it must be (height, width), both positive, or None")
-    if fit not in get_args(Fit):
-        raise ConfigError(f"fit is {fit!r}; it must be one of {', '.join(get_args(Fit))}")
-    if channels not in (1, 3):
-        raise ConfigError(f"channels is {channels}; it must be 1 (grey) or 3 (RGB)")
-    if max_pixels < 1:
-        raise ConfigError(f"max_pixels is {max_pixels}; it must be positive, e.g. 200000000")
-    wanted, limit = Wanted(start_seconds, step_seconds, num_frames), TimeLimit(max_decode_seconds)
+    wanted = _checked(start_seconds, num_frames, step_seconds)
+    _check_canvas(size, fit, channels, max_pixels)
+    if decoder not in get_args(Decoder):
+        raise ConfigError(f"decoder is {decoder!r}; it must be one of {', '.join(get_args(Decoder))}")
+    limit = TimeLimit(max_decode_seconds)
+
+    def read_by_torchcodec(stream: BinaryIO) -> Frames:
+        with open_film(stream, limit, max_pixels) as film:
+            frame = film.first_frame()
+            if frame is None:
+                raise Unreadable("no picture can be decoded")
+            shown = _shown_size(frame, film.pixel_aspect)
+        check_pixels(*shown, max_pixels)
+        pixels = frames_at(stream, film, wanted, limit, shown, size or shown[::-1], fit if size else "squash", channels)
+        if not pixels.shape[1]:
+            raise Unreadable(f"{ENDS_BEFORE} {wanted.start:g} s")
+        return Frames(pixels, *shown, wanted.start)
 
     def read(stream: BinaryIO) -> Frames:
         way: Way = "seek"
@@ -180,7 +188,32 @@ def decode_frames(  # noqa: PLR0913 one call, one clip
                 else:
                     way = "walk" if lost.short_cut == "seek" else "read"
 
-    return _read(source, key, read)
+    if decoder == "pyav":
+        return _read(source, key, read)
+    require_torchcodec()
+    return _read(source, key, read_by_torchcodec)
+
+
+def _checked(start_seconds: float, num_frames: int, step_seconds: float) -> Wanted:
+    """The times, if they make sense."""
+    if not (math.isfinite(start_seconds) and start_seconds >= 0):
+        raise ConfigError(f"start_seconds is {start_seconds}; it must be 0 or more")
+    if num_frames < 1:
+        raise ConfigError(f"num_frames is {num_frames}; it must be 1 or more")
+    if not (math.isfinite(step_seconds) and step_seconds > 0):
+        raise ConfigError(f"step_seconds is {step_seconds}; it must be above 0, e.g. 0.04")
+    return Wanted(start_seconds, step_seconds, num_frames)
+
+
+def _check_canvas(size: tuple[int, int] | None, fit: Fit, channels: int, max_pixels: int) -> None:
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ConfigError(f"size is {size}; it must be (height, width), both positive, or None")
+    if fit not in get_args(Fit):
+        raise ConfigError(f"fit is {fit!r}; it must be one of {', '.join(get_args(Fit))}")
+    if channels not in (1, 3):
+        raise ConfigError(f"channels is {channels}; it must be 1 (grey) or 3 (RGB)")
+    if max_pixels < 1:
+        raise ConfigError(f"max_pixels is {max_pixels}; it must be positive, e.g. 200000000")
 
 
 def _read(source: Source, key: str, reader: Callable[[BinaryIO], T]) -> T:
