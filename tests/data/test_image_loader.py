@@ -155,6 +155,11 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
             list(loader.windows_of(item))
     with pytest.raises(DataError, match="picture"):
         list(loader.windows_of(torch.zeros(3, 4, 4, dtype=torch.int64)))
+    for values in (torch.full((3, 4, 4), 255.0), torch.randn(3, 40, 40)):
+        with pytest.raises(DataError, match=r"a picture holds floats from .* to .*; divide by 255, or undo the normalisation"):
+            list(loader.windows_of(values))
+    (clip,) = loader.windows_of(torch.full((3, 4, 4), 1.0005))
+    assert int(clip.inputs.min()) == 255
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(DecodeError):
         loader.load(Entry("text.png", str(tmp_path / "text.png")), generator(0))
@@ -173,6 +178,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
         {"std": (0.1, 0.0, 0.1)},
         {"cache_gigabytes": -1.0},
         {"max_pixels": 0},
+        {"max_decode_seconds": 0.0},
     ],
 )
 def test_wrong_settings_are_named(change: dict) -> None:

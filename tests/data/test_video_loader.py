@@ -94,6 +94,33 @@ def test_the_cache_changes_no_number_and_holds_short_films_only(manifest: Manife
     assert pickle.loads(pickle.dumps(cached))._cache.num_bytes == 0
 
 
+def test_with_a_full_cache_only_the_clip_is_decoded(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    decode = VideoLoader._decoded
+    monkeypatch.setattr(VideoLoader, "_decoded", lambda *request: asked.append(request[3]) or decode(*request))
+    loader = VideoLoader(dataclasses.replace(CONFIG, cache_gigabytes=60 * 60 * 60 / 1e9))
+    for _ in range(2):
+        loader.load(manifest.entries[0], generator(0))
+        loader.load(manifest.entries[1], generator(0))
+    assert asked == [50, 8, 8], "50 frames fit once, 20 more do not"
+
+
+def test_a_film_that_ends_early_is_the_same_with_and_without_cache(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mkv", 100)
+    whole = read_manifest(tmp_path, VIDEO).entries[0]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    loaders = VideoLoader(CONFIG), VideoLoader(dataclasses.replace(CONFIG, cache_gigabytes=0.0))
+    starts = set()
+    for seed in range(10):
+        ours, theirs = (loader.load(whole, generator(seed)) for loader in loaders)
+        assert torch.equal(ours.inputs, theirs.inputs)
+        assert ours.start_seconds == theirs.start_seconds
+        assert indices(ours.inputs)[0] == round(ours.start_seconds * 25)
+        starts.add(ours.start_seconds)
+    assert 0 in starts
+    assert len(starts) > 3
+
+
 def test_a_common_rate_shows_films_at_one_speed(films: Path, tmp_path: Path) -> None:
     film(tmp_path / "slow.mp4", 20, rate=10)
     loader = VideoLoader(dataclasses.replace(CONFIG, rate_hz=10.0, stride=2, num_frames=4))
@@ -127,7 +154,14 @@ def test_frames_in_memory_are_windows_of_a_film(manifest: Manifest) -> None:
     assert [int(window.inputs[0, 0, 0, 0]) for window in windows] == [0, 80, 160]
     (single,) = loader.windows_of(frames[:1].float() / 255)
     assert single.inputs.shape == (1, 1, 48, 48)
-    for item in (frames[0], torch.zeros(2, 2, 4, 4), torch.zeros(0, 1, 4, 4), "no tensor", torch.full((2, 1, 4, 4), torch.nan)):
+    for item in (
+        frames[0],
+        torch.zeros(2, 2, 4, 4),
+        torch.zeros(0, 1, 4, 4),
+        torch.rand(2, 1, 4, 4) * 255,
+        "no tensor",
+        torch.full((2, 1, 4, 4), torch.nan),
+    ):
         with pytest.raises(DataError, match="film"):
             list(loader.windows_of(item))
 

@@ -580,3 +580,19 @@ def test_wrong_settings_are_named(settings):
     if "max_pixels" not in settings:
         with pytest.raises(ConfigError, match=next(iter(settings))):
             picture_of(Image.new("L", (4, 4)), **settings)
+
+
+def test_orientation_behind_the_pixels_of_a_png():
+    picture = Image.fromarray(np.arange(37 * 53, dtype=np.uint16).reshape(37, 53).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    block = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    data = stream.getvalue()
+    late = data[:-12] + struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block)) + data[-12:]
+    found = decode_image(io.BytesIO(late), channels=1)
+    assert (found.width, found.height) == (37, 53)
+    wanted = np.asarray(picture.transpose(Image.Transpose.ROTATE_270))
+    np.testing.assert_array_equal(found.pixels[0], wanted)
+    np.testing.assert_array_equal(picture_of(Image.open(io.BytesIO(late)), channels=1).pixels[0], wanted)

@@ -425,3 +425,16 @@ def test_no_file_handle_is_left_open(tmp_path):
         assert len(list(Path("/proc/self/fd").iterdir())) == before
     finally:
         gc.enable()
+
+
+def test_a_jpeg_that_asks_for_the_picture_again_and_again_ends_in_time(monkeypatch):
+    stream = io.BytesIO()
+    Image.new("L", (400, 300)).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    endless = data[:-2] + scan * (200_000 // len(scan)) + b"\xff\xd9"
+    assert decode_image(io.BytesIO(data), max_decode_seconds=10).width == 400
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now.__setitem__(0, now[0] + 4.0) or now[0])
+    with pytest.raises(DecodeError, match="takes longer than 6 s to decode"):
+        decode_image(io.BytesIO(endless), max_decode_seconds=6)

@@ -17,7 +17,7 @@ from reference.video_files import all_frames, film, index_of, indices, picture, 
 
 from bridle.errors import ConfigError, DecodeError
 from bridle.media import video_stream
-from bridle.media.video import VideoInfo, decode_frames, probe_video
+from bridle.media.video import VideoInfo, decode_frames, decode_windows, probe_video
 
 # suffix, codec, B frames, and (FFmpeg's names of format and codec) as probed
 CODINGS = [
@@ -91,6 +91,14 @@ def clip(path: Path, start: float, count: int = 3, step: float = 0.04, **setting
     assert frames.start_seconds == start
     assert frames.pixels.dtype == torch.uint8
     return indices(frames.pixels)
+
+
+def whole(path: Path, num_frames: int, step: float) -> list[int]:
+    """What all frames of the consecutive clips show."""
+    clips = list(decode_windows(path, num_frames=num_frames, step_seconds=step, size=(48, 64)))
+    assert [clip.start_seconds for clip in clips] == pytest.approx([i * num_frames * step for i in range(len(clips))])
+    assert all(clip.pixels.shape[1] == num_frames for clip in clips[:-1])
+    return [index for clip in clips for index in indices(clip.pixels)]
 
 
 def grainy(index: int, width: int, height: int) -> np.ndarray:
@@ -251,6 +259,80 @@ def test_a_film_with_one_key_frame_is_decoded_up_to_the_clip(tmp_path, decoded):
     decoded.clear()
     assert clip(film(tmp_path / "a.mkv", 300, codec="mjpeg"), 4.0, 4, 1.0) == [100, 125, 150, 175]
     assert len(decoded) < 20, "of films of stills the frames between are not decoded"
+
+
+def test_films_of_stills_of_variable_rate_keep_every_frame(tmp_path):
+    gaps = np.random.default_rng(1).choice([0.1, 0.5, 0.03], 60, p=[0.7, 0.2, 0.1])
+    times = [0.0, *np.cumsum(gaps).round(3)[:-1]]
+    path = film(tmp_path / "a.mkv", 60, codec="mjpeg", rate=10, times=times)
+    grid = [i * 0.2 for i in range(int(times[-1] / 0.2))]
+    wanted = [max(j for j, time in enumerate(times) if time <= t + 0.0015) for t in grid]
+    for first in range(0, len(grid) - 4, 3):
+        assert clip(path, grid[first], 4, 0.2) == wanted[first : first + 4]
+    assert whole(path, 8, 0.2)[: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "how"),
+    [
+        ("mp4", "libx264", {"b_frames": 3, "gop": 1000}),
+        ("mp4", "libx264", {"b_frames": 2, "gop": 12}),
+        ("h264", "libx264", {"gop": 12}),
+        ("mkv", "mjpeg", {}),
+        ("avi", "mpeg4", {"gop": 10}),
+        ("ts", "mpeg2video", {"b_frames": 2}),
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 4])
+def test_consecutive_clips_are_those_at_their_starts_and_decode_a_frame_once(tmp_path, decoded, suffix, codec, how, stride):
+    path = film(tmp_path / f"a.{suffix}", 150, codec=codec, **how)
+    seen = whole(path, 8, stride / 25)
+    assert len(decoded) <= 155
+    assert seen == [i for start in range(0, 150, 8 * stride) for i in clip(path, start / 25, 8, stride / 25)]
+
+
+def test_consecutive_clips_of_a_film_with_frames_left_out_by_mistake(tmp_path):
+    times = [i * 0.04 for i in range(40)] + [1.6 + i * 0.8 for i in range(20)] + [17.6 + i * 0.04 for i in range(40)]
+    path = film(tmp_path / "a.mp4", 100, times=times, b_frames=3, gop=200)
+    wanted = [max(j for j, time in enumerate(times) if time <= i * 0.1 + 0.0015) for i in range(190)]
+    assert whole(path, 8, 0.1)[:190] == wanted
+
+
+def test_consecutive_clips_of_a_cut_and_of_a_broken_film(tmp_path):
+    path = film(tmp_path / "a.mkv", 150, b_frames=2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    seen = whole(path, 8, 0.04)
+    assert 40 < len(seen) < 150
+    assert seen == list(range(len(seen)))
+    (tmp_path / "b.mp4").write_bytes(bytes(5000))
+    with pytest.raises(DecodeError, match="not a video"):
+        whole(tmp_path / "b.mp4", 8, 0.04)
+
+
+def without_default_duration(data: bytes) -> bytes:
+    """A Matroska file as browsers record it, without the duration of a frame: the element becomes a void one."""
+    place = data.index(b"\x23\xe3\x83")
+    size = 4 + (data[place + 3] & 0x7F)
+    return data[:place] + b"\xec" + bytes([0x80 | (size - 2)]) + bytes(size - 2) + data[place + size :]
+
+
+@pytest.mark.parametrize("live", ["0", "1"])
+def test_the_rate_of_a_browsers_recording_is_counted(tmp_path, live):
+    gaps = np.random.default_rng(0).choice([0.033, 0.034, 0.031, 0.036, 0.028, 0.04], 150)
+    times = [0.0, *np.cumsum(gaps).round(3)[:-1]]
+    path = film(tmp_path / "a.webm", 150, codec="libvpx", times=times, gop=100, container_options={"live": live})
+    path.write_bytes(without_default_duration(path.read_bytes()))
+    info = probe_video(path)
+    assert info.duration_seconds == pytest.approx(times[-1], abs=0.05)
+    assert info.rate_hz == pytest.approx(150 / times[-1], rel=0.02)
+
+
+def test_a_frame_that_is_too_large_is_refused_by_the_header(tmp_path, decoded):
+    path = film(tmp_path / "a.mp4", 3, size=(96, 128))
+    with pytest.raises(DecodeError, match="128x96 = 12288 pixels, over max_pixels = 12000"):
+        probe_video(path, max_pixels=12000)
+    assert not decoded
+    assert probe_video(path, max_pixels=12288).width == 128
 
 
 def test_frames_left_out_by_mistake_are_decoded_after_all(tmp_path, decoded):

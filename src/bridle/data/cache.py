@@ -25,6 +25,10 @@ class ClipCache:
     def __getstate__(self) -> dict[str, Any]:
         return {"_gigabytes": self._gigabytes, "_clips": {}, "num_bytes": 0}
 
+    def takes(self, entry: Entry, num_bytes: int) -> bool:
+        """Whether the entry's clip is in memory, or one of so many bytes would be kept."""
+        return (entry.path, entry.offset) in self._clips or self.num_bytes + num_bytes <= self._limit()
+
     def get(self, entry: Entry, decode: Callable[[], LoadedClip]) -> LoadedClip:
         """The entry's clip, from memory or decoded; whoever gets it must not write into it."""
         name = (entry.path, entry.offset)  # keys of several sources may be equal

@@ -15,7 +15,6 @@ from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.medium import IMAGE, Medium
 from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
-from bridle.errors import DataError
 from bridle.media.image import Fit, Picture, decode_image, picture_of
 
 
@@ -83,9 +82,10 @@ class ImageLoader:
         """
         from PIL import Image
 
-        image = Image.fromarray(_checked(item).movedim(0, -1).squeeze(-1).numpy()) if isinstance(item, Tensor) else item
-        if not isinstance(image, Image.Image):
-            raise DataError(f"a picture must be a path, a PIL image or a tensor (channels, height, width), not {type(item)}")
+        image = item
+        if not isinstance(item, Image.Image):
+            pixels = uint8_pixels(item, "a picture", ("1 or 3", "height", "width"))
+            image = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).numpy())
         size = self.config.size
         yield _clip(picture_of(image, channels=self.config.channels, size=(size, size), fit="centre"))
 
@@ -101,19 +101,15 @@ class ImageLoader:
         config = self.config
         with entry.opened() as source:
             return decode_image(
-                source, channels=config.channels, size=(size, size), fit=fit, max_pixels=config.max_pixels, key=entry.key
+                source,
+                channels=config.channels,
+                size=(size, size),
+                fit=fit,
+                max_pixels=config.max_pixels,
+                max_decode_seconds=config.max_decode_seconds,
+                key=entry.key,
             )
 
 
 def _clip(picture: Picture) -> LoadedClip:
     return LoadedClip(picture.pixels[:, None], 0.0, picture.width / picture.height)
-
-
-def _checked(picture: Tensor) -> Tensor:
-    is_pixels = picture.dtype == torch.uint8 or (picture.is_floating_point() and bool(torch.isfinite(picture).all()))
-    if picture.ndim != 3 or picture.shape[0] not in (1, 3) or picture.numel() == 0 or not is_pixels:
-        raise DataError(
-            f"a picture must be a tensor (1 or 3, height, width) of uint8, or of finite floats in [0, 1], "
-            f"not {tuple(picture.shape)} {picture.dtype}"
-        )
-    return uint8_pixels(picture.detach().cpu())

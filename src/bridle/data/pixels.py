@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bridle.data.batch import Batch
-from bridle.errors import ConfigError
+from bridle.errors import ConfigError, DataError
 from bridle.media.pixels import crop_and_resize, draw_crops, draw_flips, normalise, to_unit
 
+_ROUNDING = 1e-3  # by which floats may leave [0, 1], as after resizing
 BASELINE_SIZE = 32
 """Most pixels along an edge of a picture that stands for itself in an evaluation."""
 
@@ -27,11 +29,13 @@ class PixelConfig:
         channels: 1 for grey, 3 for colour.
         mean: of each channel's values in [0, 1], subtracted; None until it is estimated from the data.
         std: of each channel's values, divided by; None like ``mean``.
-        scale: least and largest share of a picture's area that a training crop has; 1 1 for no crop.
+        scale: least and largest share of a picture's area that a training crop has; with 1 1 and ``ratio`` 1 1 a
+            square picture is not cropped.
         ratio: least and largest width over height of a training crop.
         flip: turn half of the training crops over, left to right.
         cache_gigabytes: memory for decoded files, over all workers of a process; 0 for none.
         max_pixels: most pixels of a picture; a larger one counts as unreadable.
+        max_decode_seconds: time that decoding one clip may take; a file that takes longer counts as unreadable.
 
     Raises:
         ConfigError: a value out of range.
@@ -47,6 +51,7 @@ class PixelConfig:
     flip: bool = True
     cache_gigabytes: float = 1.0
     max_pixels: int = 200_000_000
+    max_decode_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if min(self.size, self.decode_size, self.max_pixels) < 1 or self.channels not in (1, 3):
@@ -65,6 +70,8 @@ class PixelConfig:
                 raise ConfigError(f"{name}={values} has {len(values)} values; channels={self.channels} needs as many")
         if self.std is not None and not min(self.std) > 0:
             raise ConfigError(f"std is {self.std}; it must be above 0")
+        if not self.max_decode_seconds > 0:
+            raise ConfigError(f"max_decode_seconds is {self.max_decode_seconds}; it must be above 0, e.g. 60")
         if self.cache_gigabytes < 0:
             raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
 
@@ -102,6 +109,29 @@ def pixel_baseline(pixels: Tensor) -> Tensor:
     return values.flatten(1)
 
 
-def uint8_pixels(pixels: Tensor) -> Tensor:
-    """Pixels as uint8: float ones in [0, 1] are rounded to 255ths."""
-    return pixels if pixels.dtype == torch.uint8 else (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+def uint8_pixels(item: Any, what: str, axes: tuple[str, ...]) -> Tensor:
+    """Pixels in memory as uint8 on the CPU; floats are rounded to 255ths.
+
+    Args:
+        item: what a user gave.
+        what: it is, in errors.
+        axes: it must have, channels third from the end.
+
+    Raises:
+        DataError: it is no tensor of these axes, empty, or holds anything but uint8 or floats in [0, 1].
+    """
+    wanted = f"{what} must be a path{', a PIL image' if what == 'a picture' else ''} or a tensor ({', '.join(axes)}) of uint8"
+    if not isinstance(item, Tensor):
+        raise DataError(f"{wanted}, not {type(item)}")
+    pixels = item.detach().cpu()
+    is_pixels = pixels.dtype == torch.uint8 or pixels.is_floating_point()
+    if pixels.ndim != len(axes) or pixels.shape[-3] not in (1, 3) or pixels.numel() == 0 or not is_pixels:
+        raise DataError(f"{wanted} or of floats in [0, 1], not {tuple(pixels.shape)} {pixels.dtype}")
+    if pixels.dtype == torch.uint8:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise DataError(
+            f"{what} holds floats from {low:g} to {high:g}; divide by 255, or undo the normalisation: [0, 1] is wanted"
+        )
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)

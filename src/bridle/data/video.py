@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, ClassVar
 
 import torch
@@ -16,10 +17,10 @@ from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.medium import VIDEO, Medium
 from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
-from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.errors import ConfigError, DecodeError
 from bridle.media.augment import crop_start
 from bridle.media.image import Fit, picture_of
-from bridle.media.video import ENDS_BEFORE, Decoder, decode_frames, probe_video
+from bridle.media.video import ENDS_BEFORE, Decoder, decode_frames, decode_windows, probe_video
 from bridle.media.video_torchcodec import require_torchcodec
 
 # A last window of a single frame shows no motion.
@@ -37,7 +38,6 @@ class VideoConfig(PixelConfig):
         stride: frames of the film from one frame of a clip to the next.
         rate_hz: frames per second that ``stride`` counts; None for the film's own average rate. Set it where films of
             different rates are to be seen at one speed.
-        max_decode_seconds: time that decoding one clip may take; a film that takes longer counts as unreadable.
         decoder: ``pyav`` or ``torchcodec``, see :data:`bridle.media.video.Decoder`. Never chosen by what is installed: pixels
             differ by some levels, and a run must not depend on that.
 
@@ -48,7 +48,6 @@ class VideoConfig(PixelConfig):
     num_frames: int = 16
     stride: int = 4
     rate_hz: float | None = None
-    max_decode_seconds: float = 60.0
     decoder: Decoder = "pyav"
 
     def __post_init__(self) -> None:
@@ -57,8 +56,6 @@ class VideoConfig(PixelConfig):
             raise ConfigError(f"num_frames={self.num_frames} and stride={self.stride} must be 1 or more")
         if self.rate_hz is not None and not 0 < self.rate_hz < math.inf:
             raise ConfigError(f"rate_hz={self.rate_hz} must be above 0, or None for the film's own")
-        if not self.max_decode_seconds > 0:
-            raise ConfigError(f"max_decode_seconds is {self.max_decode_seconds}; it must be above 0, e.g. 60")
 
 
 class VideoLoader:
@@ -107,7 +104,8 @@ class VideoLoader:
         return total * self.config.channels * self.config.decode_size**2 if short else 0
 
     def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
-        """A clip from a random start; its crop is drawn on the device from the clip's seed.
+        """A clip from a random start, or from the first frame where the film ends before that; its crop is drawn on the device
+        from the clip's seed.
 
         Raises:
             DecodeError: the file cannot be read.
@@ -116,13 +114,19 @@ class VideoLoader:
         entry, config = self._known(entry), self.config
         total, span = self._num_frames(entry), config.num_frames * config.stride
         start = crop_start(total, span, generator)
-        if total > _CACHED_CLIPS * span or config.cache_gigabytes == 0:
+        num_bytes = self.cacheable_bytes(entry)
+        if num_bytes and self._cache.takes(entry, num_bytes):
+            film = self._cache.get(entry, lambda: self._decoded(entry, 0, total, 1, config.decode_size, "squash"))
+            start = start if start < film.inputs.shape[1] else 0
+            inputs = film.inputs[:, start : start + span : config.stride]
+            return LoadedClip(inputs, start / self._rate(entry), film.aspect)
+        try:
             return self._decoded(entry, start, config.num_frames, config.stride, config.decode_size, "squash")
-        film = self._cache.get(entry, lambda: self._decoded(entry, 0, total, 1, config.decode_size, "squash"))
-        # A film that ends before its header says so still gives a frame.
-        start = min(start, film.inputs.shape[1] - 1)
-        inputs = film.inputs[:, start : start + span : config.stride]
-        return LoadedClip(inputs, start / self._rate(entry), film.aspect)
+        except DecodeError as error:
+            if not start or not error.reason.startswith(ENDS_BEFORE):
+                raise
+            # The header promised more than there is.
+            return self._decoded(entry, 0, config.num_frames, config.stride, config.decode_size, "squash")
 
     def windows(self, entry: Entry) -> Iterator[LoadedClip]:
         """The whole film in consecutive clips, centres of its pictures, not augmented.
@@ -133,20 +137,10 @@ class VideoLoader:
             DecodeError: the file cannot be read.
             OSError: the tar it lies in cannot be opened.
         """
-        entry, config = self._known(entry), self.config
-        total, span = self._num_frames(entry), config.num_frames * config.stride
-        for start in range(0, max(1, total - (_MIN_WINDOW_FRAMES - 1) * config.stride), span):
-            try:
-                clip = self._decoded(entry, start, config.num_frames, config.stride, config.size, "centre")
-            except DecodeError as error:
-                if start and error.reason.startswith(ENDS_BEFORE):  # the header promised more than there is
-                    return
-                raise
-            if start and clip.inputs.shape[1] < _MIN_WINDOW_FRAMES:
-                return
-            yield clip
-            if clip.inputs.shape[1] < config.num_frames:  # the last one, also where a film ends before its stated duration
-                return
+        entry = self._known(entry)
+        for number, clip in enumerate(self._consecutive(entry)):
+            if not number or clip.inputs.shape[1] >= _MIN_WINDOW_FRAMES:
+                yield clip
 
     def windows_of(self, item: Any) -> Iterator[LoadedClip]:
         """:meth:`windows` of frames in memory: (T, C, H, W) of uint8 or of floats in [0, 1], taken as the frames of clips.
@@ -157,7 +151,7 @@ class VideoLoader:
         from PIL import Image
 
         size, step = self.config.size, self.config.num_frames
-        frames = _checked(item)
+        frames = uint8_pixels(item, "a film", ("frames", "1 or 3", "height", "width"))
         pictures = []
         for frame in frames:
             image = Image.fromarray(frame.movedim(0, -1).squeeze(-1).numpy())
@@ -177,10 +171,10 @@ class VideoLoader:
 
     def _known(self, entry: Entry) -> Entry:
         """The entry with its duration and rate, read from the file where the manifest does not tell."""
-        if entry.duration_seconds > 0 and entry.rate_hz > 0:
+        if entry.duration_seconds > 0 and self._rate(entry) > 0:
             return entry
         with entry.opened() as source:
-            return entry.with_info(probe_video(source, entry.key))
+            return entry.with_info(probe_video(source, entry.key, self.config.max_pixels))
 
     def _rate(self, entry: Entry) -> float:
         return self.config.rate_hz or entry.rate_hz
@@ -189,13 +183,36 @@ class VideoLoader:
         """Frames of the whole film at its rate, at least 1."""
         return max(1, round(entry.duration_seconds * self._rate(entry)))
 
-    def _decoded(self, entry: Entry, start: int, count: int, stride: int, size: int, fit: Fit) -> LoadedClip:
+    def _consecutive(self, entry: Entry) -> Iterator[LoadedClip]:
+        config, step_seconds = self.config, self.config.stride / self._rate(entry)
+        if config.decoder == "torchcodec":
+            for start in count(0, config.num_frames * config.stride):
+                try:
+                    yield self._decoded(entry, start, config.num_frames, config.stride, config.size, "centre")
+                except DecodeError as error:
+                    if start and error.reason.startswith(ENDS_BEFORE):
+                        return
+                    raise
+        with entry.opened() as source:
+            for frames in decode_windows(
+                source,
+                num_frames=config.num_frames,
+                step_seconds=step_seconds,
+                size=(config.size, config.size),
+                channels=config.channels,
+                max_decode_seconds=config.max_decode_seconds,
+                max_pixels=config.max_pixels,
+                key=entry.key,
+            ):
+                yield LoadedClip(frames.pixels, frames.start_seconds, frames.width / frames.height)
+
+    def _decoded(self, entry: Entry, start: int, num_frames: int, stride: int, size: int, fit: Fit) -> LoadedClip:
         config, rate = self.config, self._rate(entry)
         with entry.opened() as source:
             frames = decode_frames(
                 source,
                 start_seconds=start / rate,
-                num_frames=count,
+                num_frames=num_frames,
                 step_seconds=stride / rate,
                 size=(size, size),
                 fit=fit,
@@ -206,15 +223,3 @@ class VideoLoader:
                 key=entry.key,
             )
         return LoadedClip(frames.pixels, frames.start_seconds, frames.width / frames.height)
-
-
-def _checked(frames: Any) -> Tensor:
-    if not isinstance(frames, Tensor):
-        raise DataError(f"a film must be a path or a tensor (frames, channels, height, width), not {type(frames)}")
-    is_pixels = frames.dtype == torch.uint8 or (frames.is_floating_point() and bool(torch.isfinite(frames).all()))
-    if frames.ndim != 4 or frames.shape[1] not in (1, 3) or frames.numel() == 0 or not is_pixels:
-        raise DataError(
-            f"a film must be a tensor (frames, 1 or 3, height, width) of uint8, or of finite floats in [0, 1], "
-            f"not {tuple(frames.shape)} {frames.dtype}"
-        )
-    return uint8_pixels(frames.detach().cpu())

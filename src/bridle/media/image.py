@@ -14,9 +14,10 @@ the first. What Pillow leaves open is settled here:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import IO, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from bridle.errors import ConfigError, DecodeError
 from bridle.media.image_files import (
+    Timed,
     buffered,
     decode_errors,
     exif_orientation,
@@ -37,6 +39,7 @@ from bridle.media.image_files import (
     open_image,
     stored_size,
 )
+from bridle.media.reading import TimeLimit
 from bridle.media.source import Source, opened, source_name
 
 __all__ = ["Fit", "ImageInfo", "Picture", "decode_image", "picture_of", "probe_image"]
@@ -83,13 +86,21 @@ class _Request:
     size: tuple[int, int] | None
     fit: Fit
 
-    def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ConfigError(f"channels is {self.channels}; it must be 1 (grey) or 3 (RGB)")
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ConfigError(f"size is {self.size}; it must be (height, width), both positive, or None")
-        if self.fit not in get_args(Fit):
-            raise ConfigError(f"fit is {self.fit!r}; it must be one of {', '.join(get_args(Fit))}")
+
+def check_picture(size: tuple[int, int] | None, fit: Fit, channels: int, max_pixels: int) -> None:
+    """What pictures and frames are asked for must make sense.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ConfigError(f"size is {size}; it must be (height, width), both positive, or None")
+    if fit not in get_args(Fit):
+        raise ConfigError(f"fit is {fit!r}; it must be one of {', '.join(get_args(Fit))}")
+    if channels not in (1, 3):
+        raise ConfigError(f"channels is {channels}; it must be 1 (grey) or 3 (RGB)")
+    if max_pixels < 1:
+        raise ConfigError(f"max_pixels is {max_pixels}; it must be positive, e.g. 200000000")
 
 
 def probe_image(source: Source, key: str = "") -> ImageInfo:
@@ -115,6 +126,7 @@ def decode_image(
     size: tuple[int, int] | None = None,
     fit: Fit = "centre",
     max_pixels: int = 200_000_000,
+    max_decode_seconds: float = math.inf,
     key: str = "",
 ) -> Picture:
     """Decode a picture and bring it to ``size`` with Pillow's antialiased bicubic filter.
@@ -129,24 +141,27 @@ def decode_image(
         fit: "squash" resizes the whole picture to ``size``; "centre" resizes it until it just covers ``size`` and cuts
             out the centre.
         max_pixels: the most pixels that a file may announce; one with more is refused before they take memory.
+        max_decode_seconds: time that a JPEG may take, which can be made to take hours; asked for every 64 KiB.
         key: name of the file in errors; the path when empty.
 
     Raises:
         ConfigError: channels, size, fit or max_pixels is out of range.
-        DecodeError: the file is missing, empty, no picture of a known format, cut short, damaged, too large, or holds
-            values without an 8-bit meaning.
+        DecodeError: the file is missing, empty, no picture of a known format, cut short, damaged, too large, takes
+            too long, or holds values without an 8-bit meaning.
     """
+    check_picture(size, fit, channels, max_pixels)
     request = _Request(channels, size, fit)
-    if max_pixels < 1:
-        raise ConfigError(f"max_pixels is {max_pixels}; it must be positive, e.g. 200000000")
     key = key or source_name(source)
     with opened(source, key) as raw, buffered(raw) as stream:
         image = open_image(stream, key, max_pixels)
-        orientation = image.orientation
+        if isinstance(image.file, JpegImageFile):
+            image.file.fp = cast("IO[bytes]", Timed(stream, TimeLimit(max_decode_seconds)))
         with decode_errors(key, Exception):
-            extent = _load(image.file, request, is_on_its_side(orientation))
-        if isinstance(image.file, TiffImageFile):
-            orientation = 1  # Pillow has turned it
+            extent = _load(image.file, request, is_on_its_side(image.orientation))
+        if isinstance(image.file, PngImageFile):  # which may tell it behind the pixels
+            image = dataclasses.replace(image, orientation=exif_orientation(image.file))
+        # A TIFF has been turned by Pillow.
+        orientation = 1 if isinstance(image.file, TiffImageFile) else image.orientation
         return Picture(_pixels(image.file, orientation, extent, request, key), *image.shown)
 
 
@@ -168,6 +183,7 @@ def picture_of(
         ConfigError: channels, size or fit is out of range.
         DecodeError: the image cannot be loaded, is empty, or holds values without an 8-bit meaning.
     """
+    check_picture(size, fit, channels, 1)
     request = _Request(channels, size, fit)
     with decode_errors(key, Exception):
         image.load()

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -25,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from bridle.errors import BridleError, DecodeError
+from bridle.media.reading import TimeLimit, Unreadable, check_pixels
 
 ORIENTATION_TAG = 0x0112
 _NEEDED_BYTES = 30  # a WebP tells its size in so many
@@ -146,6 +147,8 @@ def decode_errors(key: str, *faults: type[Exception]) -> Iterator[None]:
         yield
     except BridleError:
         raise
+    except Unreadable as error:
+        raise DecodeError(key, str(error)) from error
     except faults as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -162,6 +165,21 @@ def _reason(error: Exception) -> str:
     if is_cut_short or any(phrase in message for phrase in _CUT_SHORT):
         return "truncated or damaged"
     return f"damaged or unsupported: {message or type(error).__name__}"
+
+
+class Timed:
+    """A stream for a plugin that decodes while it reads: few bytes of JPEG may ask for the whole picture again and again."""
+
+    def __init__(self, stream: BinaryIO, limit: TimeLimit) -> None:
+        self._stream, self._limit = stream, limit
+
+    def read(self, size: int = -1) -> bytes:
+        """What the stream gives. Raises Unreadable when the time is up."""
+        self._limit.check()
+        return self._stream.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _NoDescriptor(io.RawIOBase):
@@ -204,8 +222,10 @@ def _has_directory(stream: BinaryIO, head: bytes, num_bytes: int) -> bool:
 
 
 def _check_pixels(width: int, height: int, max_pixels: int | None, key: str) -> None:
-    if max_pixels is not None and width * height > max_pixels:
-        raise DecodeError(key, f"{width}x{height} = {width * height} pixels, over max_pixels = {max_pixels}")
+    try:
+        check_pixels(width, height, max_pixels)
+    except Unreadable as error:
+        raise DecodeError(key, str(error)) from error
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
 from typing import BinaryIO
 
 
@@ -21,12 +23,39 @@ def decoder_faults() -> tuple[type[Exception], ...]:
     return (ValueError, MemoryError, RuntimeError, ArithmeticError, EOFError, IndexError, av.error.FFmpegError)
 
 
+def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
+    """Raises :class:`Unreadable` for a picture of too many pixels."""
+    if max_pixels is not None and width * height > max_pixels:
+        raise Unreadable(f"{width}x{height} = {width * height} pixels, over max_pixels = {max_pixels}")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The times asked for, in seconds: ``start + i * step`` for each i below ``count``."""
+
+    start: float
+    step: float
+    count: int
+
+    def __getitem__(self, index: int) -> float:
+        return self.start + index * self.step
+
+    def within(self, first: float, last: float) -> bool:
+        """Whether one of the times lies there."""
+        index = max(0, math.ceil((first - self.start) / self.step))
+        return index < self.count and self[index] <= last
+
+
 class TimeLimit:
     """Ends a decoding ``seconds`` after it began; the decoders ask between blocks and packets."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._end = time.monotonic() + self._seconds
 
     def check(self) -> None:
         """Raises :class:`Unreadable` when the time is up."""

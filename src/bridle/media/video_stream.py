@@ -4,6 +4,8 @@ The time of a frame is its presentation stamp, counted from the first frame that
 decoding only, which say as much once the frames are in order. Bare streams (.h264, .m2v, .mjpeg) have none: their frames
 are counted at the average rate, and always decoded from the start.
 
+In MPEG program streams that put several small pictures into one pack, frames may be off by one or two.
+
 Before a clip, and between its frames, the decoder leaves out frames to which no other refers: 15 to 30 % of the time with
 x264's usual settings. Whether that was right is checked against the time stamps, and undone if not.
 """
@@ -12,11 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
-from bridle.media.reading import Unreadable
+from bridle.media.reading import Unreadable, Wanted, check_pixels
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -35,7 +36,9 @@ _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS of libavformat/avformat.h
 _ESTIMATED = ("mpeg", "mpegts")  # their duration is guessed from the last stamps, and short by some frames
 _SPARSE = ("mpeg",)  # few packets are stamped, and after a jump the others are off by some frames
 _TAIL_SECONDS = 3.0
-_MAX_RATE_HZ = 1000.0  # above, it is rather the unit of the time stamps, unless nothing else is known
+_MAX_RATE_HZ = 1000.0  # from here on it is rather the unit of the time stamps
+UNKNOWN_RATE_HZ = 25.0
+"""Of films that do not tell theirs."""
 _DROPPABLE = ("h264", "mpeg1video", "mpeg2video", "mpeg4")  # no frame refers to those that FFmpeg drops as "NONREF"
 _NEAR_SECONDS = 0.25  # to decode up to here costs less than to seek
 _STEPS_BACK_SECONDS = (1.0, 4.0, 16.0, 64.0, 256.0)
@@ -53,28 +56,12 @@ class Lost(Exception):
         self.short_cut = short_cut
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The times asked for, in seconds: ``start + i * step`` for each i below ``count``."""
-
-    start: float
-    step: float
-    count: int
-
-    def __getitem__(self, index: int) -> float:
-        return self.start + index * self.step
-
-    def within(self, first: float, last: float) -> bool:
-        """Whether one of the times lies there."""
-        index = max(0, math.ceil((first - self.start) / self.step))
-        return index < self.count and self[index] <= last
-
-
 class Film:
     """An opened film. Its frames are read in one go.
 
     Attributes:
-        rate_hz: average frame rate; 25 where it is not known.
+        stated_rate_hz: average frame rate, None where it is not known.
+        rate_hz: the same, 25 where it is not known.
         num_frames: as the header states, 0 when it does not.
         stored_size: (width, height) in pixels as the header states, 0 when it does not.
         pixel_aspect: width over height of a pixel; 1 where it is not known or makes no sense.
@@ -111,7 +98,8 @@ class Film:
         self._container, self._track, self._context, self._check = container, track, context, check
         self._unit = float(track.time_base or 0) or 1e-6
         rates = [float(rate) for rate in (track.average_rate, track.guessed_rate, track.base_rate) if rate and rate > 0]
-        self.rate_hz = next((rate for rate in rates if rate <= _MAX_RATE_HZ), rates[0] if rates else 25.0)
+        self.stated_rate_hz = next((rate for rate in rates if rate < _MAX_RATE_HZ), None)
+        self.rate_hz = self.stated_rate_hz or UNKNOWN_RATE_HZ
         self._gap = 1 / self.rate_hz
         units = self._gap / self._unit
         self._blur = 0.0 if abs(units - round(units)) < 1e-6 else self._unit  # of time stamps that are rounded
@@ -125,7 +113,7 @@ class Film:
         self._is_intra_only = skip and context.codec.intra_only
         self._origin: float | None = None
         self._now = -self._gap
-        self._passed: list[float] = []
+        self._passed: list[tuple[float, float]] = []
         self._skips = False
 
     def seconds_shown(self, frame: VideoFrame) -> float:
@@ -138,7 +126,12 @@ class Film:
 
     def confirm(self, shown: float, wanted: float) -> None:
         """Raises :class:`Lost` if a frame between those times was passed over, so that ``shown`` may be the wrong one."""
-        if any(shown < time <= wanted + self._gap / 4 for time in self._passed):
+        if any(shown < time <= wanted + self._gap / 4 for time, _ in self._passed):
+            raise Lost("skip")
+
+    def confirm_end(self, shown: float, wanted: float) -> None:
+        """Raises :class:`Lost` if a frame after ``shown``, the last one, was passed over and is still there at ``wanted``."""
+        if any(shown < time and wanted < end for time, end in self._passed):
             raise Lost("skip")
 
     def frames(self, wanted: Wanted, way: Way) -> Iterator[Shown]:
@@ -171,18 +164,19 @@ class Film:
             return 0.0
         return self._header_seconds()
 
-    def read_seconds(self) -> float:
-        """Duration by the packets: of transport streams the last ones, of others all. To be called before all else."""
+    def read_seconds(self) -> tuple[float, int]:
+        """Duration by the packets, and their number, 0 where only the last ones are read. To be called before all else."""
         if self._is_counted:
-            return self._gap * sum(1 for _ in self._packets())
+            num_packets = sum(1 for _ in self._packets())
+            return self._gap * num_packets, num_packets
         start, about = self._track.start_time, self._header_seconds()
-        if self.format not in _SPARSE and start is not None and about > _TAIL_SECONDS:
-            _, last = self._stamps() if self._jump(start + int((about - _TAIL_SECONDS) / self._unit)) else (0.0, -math.inf)
+        if self.format == "mpegts" and start is not None and about > _TAIL_SECONDS:
+            last = self._stamps()[1] if self._jump(start + int((about - _TAIL_SECONDS) / self._unit)) else -math.inf
             if last > -math.inf:
-                return max(about, last - start * self._unit)
+                return max(about, last - start * self._unit), 0
             self._jump(start)
-        first, last = self._stamps()
-        return max(last - first, 0.0)
+        first, last, num_packets = self._stamps()
+        return max(last - first, 0.0), num_packets
 
     def _header_seconds(self) -> float:
         start = (self._track.start_time or 0) * self._unit
@@ -194,15 +188,16 @@ class Film:
         except ValueError:
             return self._container.duration / 1e6 - start if self._container.duration else 0.0
 
-    def _stamps(self) -> tuple[float, float]:
-        """The earliest start and the latest end of the packets to come, in seconds of the file's clock."""
-        first, last = math.inf, -math.inf
+    def _stamps(self) -> tuple[float, float, int]:
+        """The earliest start and the latest end of the packets to come, in seconds of the file's clock, and their number."""
+        first, last, num_packets = math.inf, -math.inf, 0
         for packet in self._packets():
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is not None:
                 first = min(first, stamp * self._unit)
                 last = max(last, stamp * self._unit + (packet.duration * self._unit if packet.duration else self._gap))
-        return first, last
+                num_packets += 1
+        return first, last, num_packets
 
     def _jump(self, stamp: int) -> bool:
         import av
@@ -327,9 +322,10 @@ class Film:
         time = self._stamp(packet)
         if not (self._is_droppable or self._is_intra_only) or math.isnan(time):
             return False
-        if wanted.within(time - self._gap / 2, time + max(2 * self._gap, (packet.duration or 0) * self._unit)):
+        duration = (packet.duration or 0) * self._unit
+        if wanted.within(time - self._gap / 2, time + max(2 * self._gap, duration)):
             return False
-        self._passed.append(time)
+        self._passed.append((time, time + max(self._gap, duration)))
         return True
 
     def _time(self, frame: VideoFrame) -> float:
@@ -342,9 +338,3 @@ class Film:
         # A frame without a stamp, or stamped before the one that it follows, follows it at the average rate.
         self._now = self._now + self._gap if math.isnan(time) or time <= self._now else time
         return self._now
-
-
-def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
-    """Raises :class:`Unreadable` for a frame of too many pixels."""
-    if max_pixels is not None and width * height > max_pixels:
-        raise Unreadable(f"{width}x{height} = {width * height} pixels, over max_pixels = {max_pixels}")
