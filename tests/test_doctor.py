@@ -1,6 +1,7 @@
 """The examination of recordings: what is found, what the recipe makes of it, what is advised."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,13 +9,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 from reference.configs import normalised
+from reference.video_files import film
 
 from bridle.config import to_dict
 from bridle.data.audio import AudioLoader
 from bridle.data.batch import valid_steps
 from bridle.data.dataset import ClipDataset, batch_loader
 from bridle.data.manifest import Entry, Manifest, read_manifest
+from bridle.data.medium import IMAGE, VIDEO
 from bridle.data.quarantine import BadFile
 from bridle.data.sampler import EpochOrder
 from bridle.doctor.advice import Finding, advise, projected_bad_ratio
@@ -24,8 +28,10 @@ from bridle.doctor.scan import Scan, scan_files
 from bridle.doctor.speed import estimate_speed, project, random_batch
 from bridle.errors import ConfigError, DataError
 from bridle.media.audio import AudioInfo
+from bridle.media.image import ImageInfo
+from bridle.media.video import VideoInfo
 from bridle.recipes import recipe
-from bridle.run import RunFolder
+from bridle.run import RunFolder, clip_grid
 
 CPU = torch.device("cpu")
 
@@ -96,6 +102,41 @@ def test_a_header_that_promises_too_much_is_found(tmp_path):
         (tmp_path / f"{name}.flac").write_bytes(content[: len(content) // 2])
     scan = scan_files([tmp_path])
     assert [file.key for file in scan.undecodable] + list(scan.cut_short) == ["long.flac", "short.flac"]
+
+
+@pytest.mark.parametrize(
+    ("colour", "dot", "blank"), [((255, 0, 0), False, True), ((7, 7, 7), False, True), ((255, 0, 0), True, False)]
+)
+def test_a_picture_of_one_colour_is_blank(tmp_path, colour, dot, blank):
+    picture = Image.new("RGB", (40, 30), colour)
+    if dot:
+        picture.putpixel((3, 4), (255, 0, 1))
+    picture.save(tmp_path / "a.png")
+    assert scan_files([tmp_path], IMAGE).blank == (("a.png",) if blank else ())
+
+
+@pytest.mark.parametrize(
+    ("shown", "blank"),
+    [
+        ("r" * 60, True),
+        ("b" * 60, True),
+        ("b" * 10 + "n" * 40 + "w" * 10, False),
+        ("b" * 25 + "n" * 10 + "b" * 25, False),
+        ("b" * 30 + "w" * 30, False),
+        ("n" * 60, False),
+    ],
+)
+def test_a_film_of_one_colour_is_blank(tmp_path, shown, blank):
+    def draw(i, width, height):
+        random = np.random.default_rng(i)
+        noise = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        plain = {"r": (255, 0, 0), "b": (0, 0, 0), "w": (255, 255, 255)}.get(shown[i])
+        return noise if plain is None else np.broadcast_to(np.array(plain, np.uint8), noise.shape).copy()
+
+    film(tmp_path / "a.mkv", len(shown), codec="ffv1", draw=draw)
+    scan = scan_files([tmp_path], VIDEO)
+    assert (scan.undecodable, scan.cut_short) == ((), ())
+    assert scan.blank == (("a.mkv",) if blank else ())
 
 
 def test_the_sample_is_seeded_and_bounded(folder):
@@ -260,6 +301,50 @@ def test_some_low_sample_rates_are_told_apart(config):
     scan = scan_of([2.0] * 4)
     scan = replace(scan, infos=(*scan.infos[:3], AudioInfo(2.0, 8000, 1, "wav/pcm_16")))
     assert any("sampled below 16000 Hz and raised to it: 1 of 4" in line for line in advice(config, scan))
+
+
+def scan_of_pixels(edges, medium="image"):
+    entries = tuple(Entry(f"{i}", f"/none/{i}", duration_seconds=2.0, rate_hz=25.0) for i in range(len(edges)))
+    if medium == "image":
+        infos = tuple(ImageInfo(edge, 2 * edge, "RGB", "PNG") for edge in edges)
+    else:
+        infos = tuple(VideoInfo(2.0, edge, 2 * edge, 25.0, 50, "h264", "mov") for edge in edges)
+    return Scan(Manifest(entries), infos, 1, 0, 1, (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "edges", "expected"),
+    [
+        ("image-base", [100] * 50, "--image.size 96 --image.decode-size 109"),
+        ("image-base", [16] + [200] * 30, "--image.size 192 --image.decode-size 219"),
+        ("image-base", [16, 200], "--image.size 192 --image.decode-size 219"),
+        ("image-base", [100] * 12 + [500] * 8, "--image.size 96 --image.decode-size 109"),
+        ("image-base", [28] * 50, "--image.size 28 --image.decode-size 32 --encoder.patch 1 4 4"),
+        ("image-base", [1] * 50, "--image.size 2 --image.decode-size 2 --encoder.patch 1 1 1"),
+        ("image-small", [27] * 50, "--image.size 24 --image.decode-size 24"),
+        ("image-base", [100] * 10 + [500] * 12, None),
+        ("image-base", [16] + [224] * 30, None),
+        ("video-base", [120] * 50, "--video.size 112 --video.decode-size 128"),
+        ("video-base", [40] * 50, "--video.size 40 --video.decode-size 45 --encoder.patch 2 8 8"),
+    ],
+)
+def test_small_pictures_are_given_a_size_that_fits(name, edges, expected):
+    config = recipe(name)
+    lines = [line for line in advice(config, scan_of_pixels(edges, config.medium.name)) if "enlarged" in line]
+    if expected is None:
+        assert lines == []
+        return
+    (line,) = lines
+    assert line.endswith(f"use {expected}")
+    values = dict(re.findall(r"--(\S+) ([\d ]+\d|\d)", line))
+    clips = replace(
+        config.clips,
+        size=int(values[f"{config.medium.name}.size"]),
+        decode_size=int(values[f"{config.medium.name}.decode-size"]),
+    )
+    patch = tuple(map(int, values.get("encoder.patch", "").split())) or config.encoder.patch
+    changed = replace(config, **{config.medium.name: clips}, encoder=replace(config.encoder, patch=patch))
+    assert clip_grid(changed).height >= 2
 
 
 def test_projection_of_broken_files():

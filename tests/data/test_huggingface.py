@@ -15,6 +15,7 @@ from bridle.data.image import ImageConfig, ImageLoader
 from bridle.data.manifest import Entry, Manifest, read_manifest
 from bridle.data.medium import AUDIO, IMAGE, VIDEO
 from bridle.data.quarantine import BadFile
+from bridle.doctor.scan import HEAD_BYTES, scan_files
 from bridle.errors import DataError
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed (pip install 'bridle[datasets]')")
@@ -65,6 +66,28 @@ def test_a_split_must_be_named_where_there_are_several(folder: Path) -> None:
         read_manifest(f"hf:{folder}", IMAGE)
     single = f"hf:{folder / 'train'}"
     assert len(read_manifest(single, IMAGE)) == 4
+
+
+def test_a_single_split_need_not_be_named(folder: Path, tmp_path: Path) -> None:
+    only = datasets.DatasetDict({"test": datasets.load_from_disk(str(folder))["test"]})
+    only.save_to_disk(str(tmp_path / "only"))
+    assert read_manifest(f"hf:{tmp_path / 'only'}", IMAGE).columns == {"label": ["dog"], "width": ["8"]}
+    assert len(read_manifest(f"hf:{tmp_path / 'only'}:test", IMAGE)) == 1
+    with pytest.raises(DataError, match="has the splits test; name one"):
+        read_manifest(f"hf:{tmp_path / 'only'}:train", IMAGE)
+
+
+def test_doctor_counts_the_bytes_of_rows(tmp_path: Path) -> None:
+    files = [png(1) + bytes(HEAD_BYTES), png(1) + bytes(HEAD_BYTES + 9), png(1) + bytes(HEAD_BYTES), png(1)]
+    (tmp_path / "beside.png").write_bytes(files[3])
+    cells = [{"bytes": content, "path": None} for content in files[:3]] + [
+        {"bytes": None, "path": str(tmp_path / "beside.png")}
+    ]
+    features = datasets.Features({"picture": datasets.Image()})
+    datasets.Dataset.from_dict({"picture": cells}, features=features).save_to_disk(str(tmp_path / "set"))
+    scan = scan_files([f"hf:{tmp_path / 'set'}"], IMAGE)
+    assert scan.num_bytes == sum(map(len, files))
+    assert scan.num_copies == 1, "the first and the third; the second only begins like them"
 
 
 def test_other_media_and_missing_sets_are_explained(folder: Path, tmp_path: Path) -> None:

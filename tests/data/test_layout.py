@@ -87,7 +87,40 @@ def test_webdataset_members_become_columns(tmp_path: Path) -> None:
     assert "tags" not in manifest.columns
 
 
+@pytest.mark.parametrize("name", ["train-000.tar", "x-000.tar"])
+def test_folders_above_a_source_say_nothing(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "dev" / "test" / "project"
+    folder.mkdir(parents=True)
+    members = {"a.png": png(), "dog/b.png": png(), "val/dog/c.png": png()}
+    write_tar(folder / name, members)
+    alone = read_manifest(folder / name, IMAGE)
+    split = "train" if name.startswith("train") else ""
+    assert alone.columns == {"split": [split] * 2 + [split or "validation"], "class": ["", "dog", "dog"]}
+    assert read_manifest(folder, IMAGE) == read_manifest(folder / "*.tar", IMAGE) == alone
+    write_tar(folder / name.replace("0.", "1."), members)
+    twice = {column: cells * 2 for column, cells in alone.columns.items()}
+    for source in (folder, folder / "*.tar", f"{tmp_path}/**/*.tar", sorted(folder.iterdir()), [folder, tmp_path / "*.csv"]):
+        assert read_manifest(source, IMAGE).columns == twice
+
+
+def test_a_sidecar_nested_too_deeply_says_nothing(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", {"1.json": b"[" * 60_000, "1.png": png(), "2.json": b'{"a": 1}', "2.png": png()})
+    assert read_manifest(tmp_path, IMAGE).columns == {"a": ["", "1"]}
+
+
 def test_the_wrong_medium_is_told_with_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
-    with pytest.raises(DataError, match=r"no readable sound file in .*; there are 1 pictures \(recipes image-\.\.\.\)"):
+    hint = r"no readable sound file in .*; what is there looks like 1 picture \(recipes image-\.\.\.\)$"
+    with pytest.raises(DataError, match=hint):
         read_manifest(tmp_path)
+    (tmp_path / "table.csv").write_text("path\na.png\n")
+    with pytest.raises(DataError, match=hint):
+        read_manifest(tmp_path / "table.csv")
+
+
+def test_films_are_not_told_as_sound(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mkv", "c.webm", "d.wav"):
+        (tmp_path / name).touch()
+    found = r"what is there looks like 1 sound file \(recipes audio-\.\.\.\) and 3 films \(recipes video-\.\.\.\)$"
+    with pytest.raises(DataError, match=found):
+        read_manifest(tmp_path, IMAGE)

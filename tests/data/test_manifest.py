@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import itertools
 import pickle
 import shutil
 import string
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from reference.sound_files import melody, mux
 
 from bridle.data.manifest import Entry, read_manifest
-from bridle.errors import DataError
+from bridle.data.medium import AUDIO, IMAGE, VIDEO
+from bridle.errors import DataError, DecodeError
+from bridle.media.video import VideoInfo
 
 
 def write_wav(path, seconds=0.2):
@@ -202,6 +206,26 @@ class TestTable:
         (folder / "m.csv").write_bytes(content)
         with pytest.raises(DataError, match=message):
             read_manifest(folder / "m.csv")
+
+    @pytest.mark.parametrize("medium", [VIDEO, AUDIO, IMAGE], ids=lambda medium: medium.name)
+    def test_only_films_are_probed_where_the_duration_is_known(self, tmp_path, medium):
+        num_probed = itertools.count()
+
+        def probe(source, key):
+            next(num_probed)
+            if key == "torn":
+                raise DecodeError(key, "not a video")
+            return VideoInfo(2.0, 64, 48, 12.5, 25, "h264", "mov")
+
+        for name in ("a", "b", "torn"):
+            (tmp_path / name).touch()
+        (tmp_path / "m.csv").write_text("path,duration_seconds,label\ntorn,3,0\na,7.5,1\nb,,2\n")
+        manifest = read_manifest(tmp_path / "m.csv", dataclasses.replace(medium, probe=probe))
+        if medium is VIDEO:
+            assert [(entry.duration_seconds, entry.rate_hz) for entry in manifest.entries] == [(7.5, 12.5), (2.0, 12.5)]
+            assert manifest.columns["label"] == ["1", "2"]
+            assert [file.key for file in manifest.bad] == ["torn"]
+        assert next(num_probed) == {"video": 3, "audio": 1, "image": 0}[medium.name]
 
     def test_parquet(self, folder):
         columns = {

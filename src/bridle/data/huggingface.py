@@ -90,6 +90,8 @@ def _open(source: str) -> Any:
         shown = (str(error).splitlines() or [type(error).__name__])[0][:_HEAD_BYTES]
         raise DataError(f"{source} cannot be opened: {shown}") from error
     if isinstance(found, datasets.DatasetDict):
+        if split is None and len(found) == 1:
+            split = next(iter(found))
         if split not in found:
             raise DataError(
                 f"{source} has the splits {', '.join(found)}; name one, such as {PREFIX}{place}:{next(iter(found))}"

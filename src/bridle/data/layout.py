@@ -32,7 +32,7 @@ def read_sidecar(path: Path, member: Member) -> dict[str, str]:
         return {suffix.removeprefix("."): text}
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         return {}
     cells = content.items() if isinstance(content, dict) else ()
     return {str(name): str(value) for name, value in cells if isinstance(value, str | int | float)}

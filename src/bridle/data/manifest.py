@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from bridle.data import huggingface
 from bridle.data.layout import SIDECARS, by_key, place, read_sidecar
-from bridle.data.medium import AUDIO, MEDIA, Info, Medium
+from bridle.data.medium import AUDIO, MEDIA, VIDEO, Info, Medium
 from bridle.data.quarantine import BadFile
 from bridle.data.shards import list_members, open_window
 from bridle.data.table import choose_column, read_table
@@ -36,7 +36,7 @@ class Entry:
         key: readable name; need not be unique.
         path: the file, the tar that holds it, or the column of a Hugging Face set.
         offset: first byte in the tar, or row of the set.
-        size: bytes in the tar; -1 for a plain file.
+        size: bytes in the tar; -1 for a plain file, 0 for the row of a set.
         duration_seconds: 0 when not known, or of a picture.
         rate_hz: frames per second of a film; 0 when not known.
         found: met while searching a folder or tar, not named by anybody.
@@ -133,19 +133,19 @@ def read_manifest(
       symbolic links is read once.
     * A ``.csv`` or ``.parquet`` table. Relative paths are looked for in the table's folder, its ``audio`` (``images``,
       ``videos``) folder, the parent folder and the parent's folder of that name. A ``duration_seconds`` column is trusted;
-      rows without a duration are probed.
+      rows without a duration are probed, and all films, for their rate.
     * A set of the ``datasets`` library, ``hf:NAME:SPLIT`` or ``hf:FOLDER``; classes become columns by their names.
     * An uncompressed ``.tar``, a single file, or a glob pattern of any of these. Members of the same key (WebDataset) that
       end in ``.cls``, ``.txt`` or ``.json`` become columns of the member they lie beside.
 
     What is found in a folder or tar has the columns ``class``, the folder it lies in, and ``split`` (train, validation,
-    test), where a folder above that one, or the tar, is called so.
+    test), where a folder above that one, or the tar, is called so. Folders count below the source only.
 
     Args:
         source: one source or a sequence of them. With several, keys begin with the source as given.
         medium: what is looked for.
         path_column: column of a table with the paths; by default the first of the medium's usual ones it has.
-        probe: read the headers of files of unknown duration. Without it, and for pictures, their duration stays 0
+        probe: read the headers of files of unknown duration or rate. Without it, and for pictures, they stay 0
             (unknown), and unreadable files are found when they are decoded.
         num_threads: for probing.
 
@@ -172,17 +172,26 @@ def read_manifest(
 
 
 def _others(sources: Sequence[Path], medium: Medium, path_column: str | None) -> str:
-    """What of other media there is instead, and which recipes are for it."""
+    """What of other media there seems to be instead, and which recipes are for it."""
     hints = []
     for other in MEDIA.values():
         rows = _Rows(other)
-        if other is not medium:
+        if other.name != medium.name:
             with suppress(DataError):
                 for path in sources:
                     _read_source(path, "", path_column, rows)
-        if rows.entries:
-            hints.append(f"{len(rows.entries)} {other.nouns} (recipes {other.name}-...)")
-    return f"; there are {' and '.join(hints)}" if hints else ""
+        count = sum(_looks_like(entry, other) for entry in rows.entries)
+        if count:
+            hints.append(f"{count} {other.noun if count == 1 else other.nouns} (recipes {other.name}-...)")
+    return f"; what is there looks like {' and '.join(hints)}" if hints else ""
+
+
+def _looks_like(entry: Entry, medium: Medium) -> bool:
+    """Whether a file that was looked for as one of a medium is called like one; a film need not have a sound track."""
+    suffix = Path(entry.key).suffix.lower()
+    if huggingface.is_set(entry.path):
+        return True
+    return suffix in medium.suffixes and (medium is VIDEO or suffix not in VIDEO.suffixes)
 
 
 def _expand(path: Path) -> list[Path]:
@@ -205,7 +214,7 @@ def _read_source(path: Path, prefix: str, path_column: str | None, rows: _Rows) 
         # Keys of a table's rows are its paths, so with several sources the folder of the table comes before them.
         _read_table(path, f"{path.parent}/" if prefix else "", path_column, rows)
     elif suffix == ".tar":
-        _read_tar(path, str(path) if prefix else path.name, rows)
+        _read_tar(path, str(path) if prefix else path.name, path.name, rows)
     elif suffix in rows.medium.suffixes:
         rows.add(Entry(str(path) if prefix else path.name, str(path)))
     else:
@@ -220,7 +229,7 @@ def _read_folder(folder: Path, prefix: str, rows: _Rows) -> None:
     for name in sorted(files):
         path = folder / name
         if path.suffix.lower() == ".tar":
-            _read_tar(path, prefix + name, rows)
+            _read_tar(path, prefix + name, name, rows)
         else:
             rows.add(Entry(prefix + name, str(path), found=True), place(Path(name).parts))
 
@@ -244,7 +253,8 @@ def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], rows: _Ro
             files.append(prefix + child.name)
 
 
-def _read_tar(path: Path, key: str, rows: _Rows) -> None:
+def _read_tar(path: Path, key: str, name: str, rows: _Rows) -> None:
+    """Add the members of a tar; ``name`` is its path below the source, which alone says what it is of."""
     try:
         for members in by_key(list_members(path)):
             cells: dict[str, str] = {}
@@ -258,7 +268,7 @@ def _read_tar(path: Path, key: str, rows: _Rows) -> None:
                     rows.bad.append(BadFile(f"{key}/{member.name}", member.fault))
                 else:
                     entry = Entry(f"{key}/{member.name}", str(path), member.offset, member.size, found=True)
-                    rows.add(entry, place((*Path(key).parts, *Path(member.name).parts)) | cells)
+                    rows.add(entry, place((*Path(name).parts, *Path(member.name).parts)) | cells)
     except (tarfile.TarError, OSError) as error:
         rows.bad.append(BadFile(key, f"not a whole uncompressed tar: {error}"))
 
@@ -289,11 +299,11 @@ def _duration(text: str, where: str) -> float:
 
 
 def _probe(rows: _Rows, num_threads: int) -> _Rows:
-    """The rows with every duration known; unreadable files move to ``bad``."""
+    """The rows with every duration, and of films every rate, known; unreadable files move to ``bad``."""
     probed = _Rows(rows.medium, bad=rows.bad)
 
     def probe_entry(entry: Entry) -> Entry | BadFile:
-        if entry.duration_seconds > 0:
+        if entry.duration_seconds > 0 and (entry.rate_hz > 0 or not rows.medium.rated):
             return entry
         try:
             with entry.opened() as source:

@@ -30,6 +30,7 @@ class Medium:
         folder: beside a table, where its relative paths are looked for, too.
         probe: reads a header.
         timed: True when files have a duration, which their header tells.
+        rated: True when they have a rate of frames, too.
         absent: reason of a file that turns out to hold another medium only; in a folder it is passed over. "" for none.
     """
 
@@ -41,6 +42,7 @@ class Medium:
     folder: str
     probe: Callable[[Source, str], Info]
     timed: bool
+    rated: bool = False
     absent: str = ""
 
     def passes_over(self, bad: BadFile) -> bool:
@@ -50,8 +52,12 @@ class Medium:
 
 _PATHS = ("path", "file", "filename")
 _SOUND = ".wav .wave .w64 .rf64 .flac .aif .aiff .aifc .au .caf .ogg .oga .opus .mp3 .m4a .aac .wma .webm .mka"
-_PICTURE = ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .dib .gif"
-_FILM = ".mp4 .m4v .mov .mkv .avi .mpg .mpeg .wmv .flv .3gp .webm .ogv .ts .mts .m2ts .vob .mjpeg .mjpg .h264 .264 .hevc .265"
+_PICTURE = ".jpg .jpeg .jpe .jfif .png .apng .webp .tif .tiff .bmp .dib .gif"
+_FILM = (
+    ".mp4 .m4v .mov .qt .3gp .3g2 .f4v .ismv .mj2 .mkv .mk3d .webm .avi .divx .xvid .wmv .asf .dvr-ms .wtv .flv .ogv .ogm "
+    ".rm .rmvb .mpg .mpeg .mpe .m1v .m2v .mpv .m2p .vob .ts .mts .m2ts .m2t .mxf .gxf .dv .dif .nut .nsv .ivf .obu .y4m "
+    ".mjpeg .mjpg .h261 .h263 .h264 .264 .h26l .avc .hevc .h265 .265 .vvc .h266 .266 .vc1 .cavs"
+)
 _FILM_WITH_SOUND = ".mp4 .m4v .mov .mkv .avi .mpg .mpeg .wmv .flv .3gp"
 
 AUDIO = Medium(
@@ -84,5 +90,6 @@ VIDEO = Medium(
     folder="videos",
     probe=probe_video,
     timed=True,
+    rated=True,
 )
 MEDIA: dict[MediumName, Medium] = {medium.name: medium for medium in (AUDIO, IMAGE, VIDEO)}

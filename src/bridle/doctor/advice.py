@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from bridle.doctor.plan import Plan
 from bridle.doctor.scan import Scan
 from bridle.doctor.speed import Speed
@@ -21,6 +23,10 @@ SEEN_LITTLE = 0.5
 MUCH_PADDING = 0.15
 SHORT_STEPS = 4
 """Time steps of patches in a clip below which prediction from the rest has little to go by."""
+FEW_PATCHES = 4
+"""The same for patches along an edge of a picture."""
+SMALL_EDGE = 0.1
+"""Share of the files whose edges may stay below an advised size, so that a single icon does not decide."""
 
 
 BLANK = {"audio": "silent", "image": "of one colour", "video": "of one colour"}
@@ -150,11 +156,24 @@ def _sizes(found: Finding, config: RunConfig) -> Iterator[str]:
     edges = [min(info.width, info.height) for info in found.scan.infos if not isinstance(info, AudioInfo)]
     small = sum(edge < pixels.size for edge in edges)
     if small > 0.5 * len(edges):
+        name, (time, *places) = config.medium.name, config.encoder.patch
+        size, patch = _fitting_size(int(np.quantile(edges, SMALL_EDGE, method="higher")), places)
         yield (
             f"{config.medium.nouns} with an edge below {pixels.size} pixels, which are enlarged to it: {small:,} of "
-            f"{len(edges):,}; "
-            f"use --{config.medium.name}.size {max(config.encoder.patch[1], min(edges))} and smaller patches (--encoder.patch)"
+            f"{len(edges):,}; use --{name}.size {size} --{name}.decode-size {size * pixels.decode_size // pixels.size}"
+            + (f" --encoder.patch {time} {patch[0]} {patch[1]}" if patch != places else "")
         )
+
+
+def _fitting_size(edge: int, patch: list[int]) -> tuple[int, list[int]]:
+    """The largest size up to ``edge`` that is a whole number of patches, at least 2, and the patch (height, width).
+
+    The patch is halved as long as there would be few along the edge.
+    """
+    while edge // math.lcm(*patch) < FEW_PATCHES and max(patch) > 1:
+        patch = [max(1, length // 2) for length in patch]
+    unit = math.lcm(*patch)
+    return max(2, edge // unit) * unit, patch
 
 
 def _machine(found: Finding, config: RunConfig) -> Iterator[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from bridle.data.manifest import Entry
 from bridle.data.medium import Info
 from bridle.data.quarantine import BadFile
@@ -14,6 +17,8 @@ from bridle.media.video import VideoInfo, decode_frames
 
 _WHOLE_SECONDS = 60.0  # a longer sound is decoded at its start and at its end only
 _END_SECONDS = 30.0
+_ENDS = (0.0, 0.9)  # where in a film frames are looked at, as shares of its duration
+_BETWEEN = (0.5, 0.25, 0.75, 0.125, 0.375, 0.625)  # there, too, while it shows one colour only
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,7 @@ class Content:
     """Of a file that could be decoded.
 
     Attributes:
-        blank: silence, or pixels of one value.
+        blank: silence, or pixels of one colour.
         cut_short: it holds less than its header says.
     """
 
@@ -30,7 +35,7 @@ class Content:
 
 
 def examine_content(entry: Entry, info: Info) -> Content | BadFile:
-    """Decode a file; of a long one the two ends."""
+    """Decode a file; of a long sound the two ends, of a film a few frames."""
     try:
         if isinstance(info, AudioInfo):
             return _sound(entry, info)
@@ -56,22 +61,35 @@ def _sound(entry: Entry, info: AudioInfo) -> Content:
 def _picture(entry: Entry) -> Content:
     with entry.opened() as source:
         pixels = decode_image(source, key=entry.key).pixels
-    return Content(int(pixels.min()) == int(pixels.max()), False)
+    return Content(_one_colour(pixels), False)
 
 
 def _film(entry: Entry, info: VideoInfo) -> Content:
-    """Its first frames, and one of its last tenth."""
-    blank = cut_short = False
-    for start in (0.0, 0.9 * info.duration_seconds):
+    """Its first frames, and some of its last tenth; some between them as long as all are of one colour."""
+    shown: list[Tensor] = []
+    cut_short = False
+    for place in (*_ENDS, *_BETWEEN):
+        if place in _BETWEEN and not _one_colour(torch.stack(shown, dim=1)):
+            break
         try:
-            with entry.opened() as source:
-                pixels = decode_frames(
-                    source, start_seconds=start, num_frames=2, step_seconds=1 / info.rate_hz, key=entry.key
-                ).pixels
+            pixels = _frames(entry, info, place * info.duration_seconds)
         except DecodeError:
-            if not start:
+            if not place:
                 raise
             cut_short = True
         else:
-            blank = int(pixels.min()) == int(pixels.max()) and (blank or not start)
-    return Content(blank, cut_short)
+            flat = pixels.flatten(1)
+            shown += [flat.amin(1), flat.amax(1)]
+    return Content(_one_colour(torch.stack(shown, dim=1)), cut_short)
+
+
+def _frames(entry: Entry, info: VideoInfo, start_seconds: float) -> Tensor:
+    with entry.opened() as source:
+        step = 1 / info.rate_hz
+        return decode_frames(source, start_seconds=start_seconds, num_frames=2, step_seconds=step, key=entry.key).pixels
+
+
+def _one_colour(pixels: Tensor) -> bool:
+    """Whether each channel of (C, ...) has a single value."""
+    values = pixels.flatten(1)
+    return bool((values == values[:, :1]).all())

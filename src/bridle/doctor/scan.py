@@ -40,7 +40,7 @@ class Scan:
         num_copies: files whose size and first 64 KiB another file has too, beyond the first of each.
         num_decoded: files of the sample that was decoded.
         undecodable: files of the sample that break when they are decoded.
-        blank: files of the sample that hold silence, or pixels of one value.
+        blank: files of the sample that hold silence, or pixels of one colour.
         cut_short: files of the sample that hold less than their header says.
     """
 
@@ -72,7 +72,7 @@ def scan_files(
     Args:
         sources: as for :func:`~bridle.data.manifest.read_manifest`.
         medium: what is looked for.
-        num_decoded: files to decode, drawn at random; None for all. Of long ones only both ends are decoded.
+        num_decoded: files to decode, drawn at random; None for all. Of long ones only parts are decoded.
         seed: of the draw.
         on_progress: told about progress.
 
@@ -133,8 +133,9 @@ def _read_head(entry: Entry, medium: Medium) -> _Head | BadFile:
                 with Path(source).open("rb") as file:
                     head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
             else:
+                size = source.seek(0, os.SEEK_END)  # the entry of a row does not tell
                 source.seek(0)
-                head, size = source.read(HEAD_BYTES), entry.size
+                head = source.read(HEAD_BYTES)
     except (DecodeError, OSError) as error:
         return BadFile.of(entry, error)
     return _Head(info, size, hashlib.blake2b(head, digest_size=16).digest())

@@ -20,8 +20,9 @@ from bridle.train.loop import TrainConfig
 def video_base() -> RunConfig:
     """The paper's scale: Kinetics-400, ViT-B, 16 frames of 224 pixels, global batch 2048 over as many processes as there are.
 
-    Command: ``torchrun --nproc-per-node 8 -m bridle pretrain video-base --data KINETICS --out runs/base``. The published
-    scripts stop after the cold start; the other phases are there, too. Not run at this scale by us.
+    Command: ``torchrun --nproc-per-node 8 -m bridle pretrain video-base --data KINETICS --out runs/base``. As in the
+    published scripts, the plan is a cold start only; tokenizer and encoder phases can be added behind it with ``--phases``.
+    Not run at this scale by us.
     """
     width, depth, heads = SIZES["base"]
     return RunConfig(
