@@ -243,16 +243,19 @@ class _Run:
                 "give the same --data or start a new run"
             )
         self._write_settings()
-        held = {name.split(".")[0] for name in checkpoint.weights}
+        is_imported = checkpoint.state["data"] == ""
+        weights = {name: one for name, one in checkpoint.weights.items() if not is_imported or name.startswith("encoder.")}
+        held = {name.split(".")[0] for name in weights}
         new = [name for name, _ in self.networks.named_children() if name not in held]
         num_added = len(self.lengths) - len(checkpoint.state["phase_steps"])
-        load_weights(self.networks, checkpoint.weights, path, new if num_added else ())
+        load_weights(self.networks, weights, path, new if num_added or is_imported else ())
         if num_added:  # the run's weights must fit its longer configuration from now on
             distributed.barrier()
             if distributed.rank() == 0:
                 self._save(checkpoint.step, checkpoint.optimizer, {**checkpoint.state, "phase_steps": self.lengths})
             distributed.barrier()
-            self.reporter.message(f"phases added to the run: {num_added}")
+            if not is_imported:
+                self.reporter.message(f"phases added to the run: {num_added}")
         self.reporter.message(f"resuming after step {checkpoint.step}")
         return checkpoint
 

@@ -12,8 +12,8 @@ from bridle.config import to_dict
 from bridle.data.loaders import estimate_normalisation, with_normalisation
 from bridle.data.manifest import Manifest
 from bridle.errors import ConfigError, RunError
-from bridle.run import RunConfig, RunFolder
-from bridle.train.checkpoint import latest_checkpoint
+from bridle.run import RunConfig, RunFolder, clip_grid
+from bridle.train.checkpoint import latest_checkpoint, read_state
 from bridle.train.loop import resolve_precision
 
 
@@ -35,15 +35,19 @@ def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: to
     """The settings of the run in ``folder``: what depends on data and device is filled in, or taken from the run it resumes.
 
     Those of a new run are written to its ``config.yaml``; every rank gets rank 0's. A run that has no checkpoint yet is a new
-    one: what kept it from its first step may be changed. A collective.
+    one: what kept it from its first step may be changed. So is one that holds imported weights only, but for its encoder. A
+    collective.
 
     Raises:
         ConfigError: the run to resume was made with other settings.
         RunError: the folder cannot be written.
         DataError: no clip can be read to estimate the normalisation from.
     """
-    if folder.exists() and latest_checkpoint(folder.path) is not None:
+    checkpoint = latest_checkpoint(folder.path) if folder.exists() else None
+    if checkpoint is not None and read_state(checkpoint)["data"]:
         return _resumed(config, folder.read_config())
+    if checkpoint is not None:
+        config = _with_imported(config, folder.read_config())
     precision = resolve_precision(config.train.precision, device)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
     if config.clips.mean is None or config.clips.std is None:
@@ -54,6 +58,23 @@ def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: to
         folder.write_config(config)
     distributed.barrier()
     return folder.read_config()  # rank 0's, on every rank
+
+
+def _with_imported(config: RunConfig, saved: RunConfig) -> RunConfig:
+    """The caller's settings for a run of imported weights that has no step yet; the encoder and what it sees stay.
+
+    Raises:
+        ConfigError: the encoder, or the size of its clips where its positions depend on that, is another one.
+    """
+    for name, (asked, kept) in _differences(to_dict(config.encoder), to_dict(saved.encoder)).items():
+        raise ConfigError(f"the imported weights have encoder.{name}={kept}, not {asked}: leave the setting out")
+    if saved.encoder.position_grid is not None and clip_grid(config) != clip_grid(saved):
+        asked, kept = clip_grid(config).shape, clip_grid(saved).shape
+        raise ConfigError(f"the imported weights are for clips of {kept} patches, not {asked}: leave the clips' size as it was")
+    if config.clips.mean is None or config.clips.std is None:
+        known: Any = {"mean": saved.clips.mean, "std": saved.clips.std}
+        config = config.with_clips(dataclasses.replace(config.clips, **known))
+    return config
 
 
 def _resumed(config: RunConfig, saved: RunConfig) -> RunConfig:

@@ -74,6 +74,12 @@ def test_eat_gives_the_features_of_its_formulas(names: str) -> None:
     torch.testing.assert_close(features(imported, fbank[..., None]), naive(plain, fbank, post=True), atol=1e-5, rtol=0)
 
 
+def test_weights_without_a_last_norm_are_told() -> None:
+    state = {name: tensor for name, tensor in mae().items() if not name.startswith("norm.")}
+    assert any("no last norm" in note for note in read_encoder(state, heads=HEADS).notes)
+    assert not any("no last norm" in note for source in (mae(), eat()) for note in read_encoder(source, heads=HEADS).notes)
+
+
 def test_the_teacher_and_the_heads_of_a_checkpoint_are_told(tmp_path: Path) -> None:
     state = eat() | affine("recon_proj", WIDTH, 5)
     torch.save({"model": state | {"_ema": eat()}, "extra": 1, "args": argparse.Namespace(lr=0.1)}, tmp_path / "eat.pt")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from reference.media_folders import write_folder
+from reference.state_dicts import HEADS, eat, sine_table
 
 import bridle
 from bridle import cli
@@ -93,6 +94,55 @@ def test_the_command_takes_a_folder_and_says_what_is_missing(
     assert cli.main(["inspect", run]) == 0
     assert cli.main(["import", str(tmp_path / "hf"), "--out", run]) == 1
     assert "choose another --out" in capsys.readouterr().err
+
+
+def test_settings_of_the_first_call_decide_what_is_not_the_networks(pictures: Path, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    bridle.import_weights(vit(), run, config=dataclasses.replace(recipe("image-debug"), phases="cold:5"))
+    common = ["pretrain", "image-debug", "--data", str(pictures), "--out", run, "--resume"]
+    assert cli.main([*common, "--encoder.depth", "3"]) == 1
+    assert cli.main([*common, "--image.size", "16"]) == 1
+    changed = ["--phases", "cold:2steps", "--train.batch-size", "3", "--masks.mask-ratio", "0.5", "--seed", "7"]
+    assert cli.main([*common, *changed, "--encoder-optim.weight-decay", "0.2", "--image.scale", "0.9", "1.0"]) == 0
+    made = bridle.load(run, "cpu").config
+    assert (made.phases, made.train.batch_size, made.masks.mask_ratio, made.seed) == ("cold:2steps", 3, 0.5, 7)
+    assert (made.encoder_optim.weight_decay, made.encoder.width) == (0.2, 32)
+    assert made.image is not None
+    assert made.image.scale == (0.9, 1.0)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert cli.main([*common, "--train.batch-size", "4"]) == 1, "it has begun"
+
+
+def test_an_import_that_fails_leaves_no_run_that_begins_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RunError("No space left")
+
+    monkeypatch.setattr("bridle.importing.run_folder.save_checkpoint", full)
+    with pytest.raises(RunError, match="No space left"):
+        bridle.import_weights(vit(), tmp_path / "run", config=debug())
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_weights_with_missing_layers_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    vit().save_pretrained(tmp_path / "hf")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".1." not in name}
+    assert len(kept) < len(tensors)
+    save_file(kept, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match="num_hidden_layers = 2, the weights 1; tensors are missing"):
+        bridle.import_weights(tmp_path / "hf", tmp_path / "run")
+
+
+def test_a_table_that_reaches_further_than_published_clips_does_not_make_them_longer(tmp_path: Path) -> None:
+    state = eat()
+    place = next(name for name in state if name.endswith("fixed_positional_encoder.positions"))
+    state[place] = sine_table(768, 8)[None]
+    made = bridle.import_weights(state, tmp_path / "run", heads=HEADS)
+    assert made.config.audio is not None
+    assert made.config.audio.crop_seconds == pytest.approx(10.24)
+    assert any("1024 frames" in note for note in made.notes)
 
 
 def test_video_and_base_recipes(tmp_path: Path) -> None:

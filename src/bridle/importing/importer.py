@@ -75,6 +75,13 @@ def read_encoder(source: Source, *, heads: int | None = None, medium: Medium | N
     parts, left_out = rename(stored.tensors, family, prefix, stored.name)
     shape, assumed = find_shape(parts, family, stored.settings, heads, medium)
     config, weights, kept = translate(parts, family, shape, stored.name)
+    for name, found in (("num_hidden_layers", config.depth), ("hidden_size", config.width)):
+        if stored.settings.get(name, found) != found:
+            raise RunError(
+                f"{stored.name}: config.json says {name} = {stored.settings[name]}, the weights {found}; tensors are missing"
+            )
+    if not config.final_norm and family is not EAT:
+        kept = [*kept, "the weights hold no last norm: features are those of the last block as they are"]
     name = "EAT" if family is EAT else _name(stored.settings, family is TRANSFORMERS, config, shape.medium)
     mean, std, note = _normalisation(name, shape, stored.preprocessing, config.channels)
     size = tuple(patches * units for patches, units in zip(shape.grid.shape, shape.patch, strict=True))

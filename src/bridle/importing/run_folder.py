@@ -21,6 +21,8 @@ from bridle.train.checkpoint import save_checkpoint
 from bridle.train.loop import resolve_precision
 
 _UNKNOWN = {"audio": (-4.4446, 3.3216), "image": (0.5, 0.5), "video": (0.5, 0.5)}
+_AUDIO_FRAMES = 1024
+"""Length of the clips that AudioMAE and EAT are published for; EAT's table of positions may reach much further."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,12 @@ def import_weights(
     made: RunConfig = dataclasses.replace(base, **fields, train=dataclasses.replace(base.train, precision=precision))  # type: ignore[arg-type]
     networks = Networks(made)
     networks.encoder.load_state_dict(imported.weights)
-    folder.write_config(made)
     weights = networks.state_dict()
     # Which data and how many steps the first call of pretrain decides.
     state = {"phase": 0, "phase_step": 0, "phase_steps": [], "data": ""}
     fingerprint = model_fingerprint(made, weights)
     save_checkpoint(folder.path, 0, weights=weights, optimizer={}, state=state, metadata={"fingerprint": fingerprint})
+    folder.write_config(made)  # last: without weights it would be a run that begins at random
     return ImportedRun(folder.path, imported.family, made, (*imported.notes, *notes))
 
 
@@ -95,6 +97,9 @@ def _clips(clips: ClipConfig, imported: Imported) -> tuple[ClipConfig, list[str]
     frames, height, width = imported.size
     notes = []
     if isinstance(clips, AudioConfig):
+        if imported.config.position_grid is None and frames > _AUDIO_FRAMES:
+            notes.append(f"clips: {_AUDIO_FRAMES} frames, as published; positions would do for {frames} and more")
+            frames = _AUDIO_FRAMES
         fbank = dataclasses.replace(clips.fbank, num_mels=height)
         clips = dataclasses.replace(clips, fbank=fbank, crop_seconds=frames * fbank.hop_seconds)
     else:

@@ -152,14 +152,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         for name, sha256 in manifest.sha256.items():
             if _sha256(path / name) != sha256:
                 raise RunError(_damaged(path, f"{name} differs from its sha256"))
+    except OSError as error:
+        raise RunError(_damaged(path, str(error))) from error
+    state = read_state(path)
+    weights, _ = read_weights(path / _WEIGHTS)
+    optimizer, _ = read_weights(path / _OPTIMIZER)
+    return Checkpoint(manifest.step, weights, optimizer, state)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The plain data of a checkpoint folder alone, as :func:`save_checkpoint` was given them.
+
+    Raises:
+        RunError: they are missing or damaged.
+    """
+    try:
         state = json.loads((path / _STATE).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(_damaged(path, str(error))) from error
     if not isinstance(state, dict):
         raise RunError(_damaged(path, f"{_STATE} is no mapping"))
-    weights, _ = read_weights(path / _WEIGHTS)
-    optimizer, _ = read_weights(path / _OPTIMIZER)
-    return Checkpoint(manifest.step, weights, optimizer, state)
+    return state
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
