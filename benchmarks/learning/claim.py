@@ -11,16 +11,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from runs import SETS, UNLABELLED, machine, mean_text, own_probes, probes, train
+from runs import (
+    SETS,
+    UNLABELLED,
+    machine,
+    mean_text,
+    own_probes,
+    probes,
+    seconds_per_step,
+    train,
+    with_one_codebook,
+)
 
 from bridle.files import write_atomically
-from bridle.pretraining import Silent, pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig
 
@@ -44,36 +51,20 @@ class Row:
 
 def variant(method: str, phases: str, seed: int) -> RunConfig:
     config = dataclasses.replace(recipe("audio-small"), phases=phases, seed=seed)
-    if method == VQ:
-        quantizer = dataclasses.replace(config.quantizer, num_codebooks=1, codebook_size=1024)
-        return dataclasses.replace(config, quantizer=quantizer, level_weights=())
-    return config
+    return with_one_codebook(config) if method == VQ else config
 
 
-class Clock(Silent):
-    """Notes when each step of the last phase is done."""
-
-    def __init__(self) -> None:
-        self.seen: dict[int, float] = {}
-
-    def step(self, done: int) -> None:
-        self.seen[done] = time.perf_counter()
-
-
-def seconds_per_step(method: str, kind: str, data: Path) -> float:
+def speed_of(method: str, kind: str, data: Path) -> float:
     before = {"encoder": "cold:1steps, tokenizer:1steps, ", "tokenizer": "cold:1steps, "}.get(kind, "")
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        config = variant(method, f"{before}{kind}:{TIMED_STEPS[1]}steps", 0)
-        pretrain(config, [data / part for part in UNLABELLED], Path(folder) / "run", reporter=clock)
-    return (clock.seen[TIMED_STEPS[1]] - clock.seen[TIMED_STEPS[0]]) / (TIMED_STEPS[1] - TIMED_STEPS[0])
+    config = variant(method, f"{before}{kind}:{TIMED_STEPS[1]}steps", 0)
+    return seconds_per_step(config, [data / part for part in UNLABELLED], TIMED_STEPS)
 
 
 def speeds(data: Path, kept: Path) -> dict[str, float]:
     """Seconds per step by ``method/kind``, measured once: the plan must not change between calls."""
     if not kept.exists():
         kinds = {RQ: ("cold", "tokenizer", "encoder"), VQ: ("cold", "tokenizer", "encoder"), PATCHES: ("patches",)}
-        measured = {f"{method}/{kind}": seconds_per_step(method, kind, data) for method, own in kinds.items() for kind in own}
+        measured = {f"{method}/{kind}": speed_of(method, kind, data) for method, own in kinds.items() for kind in own}
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, json.dumps(measured))
     found: dict[str, float] = json.loads(kept.read_text())

@@ -1,8 +1,14 @@
-"""What a user would train instead: ViTMAE and VideoMAE of transformers, on the batches that our own runs see."""
+"""What a user would train instead: ViTMAE and VideoMAE of transformers, on the batches that our own runs see.
+
+They are built as their papers have them and not always as transformers 5.23 makes them from a configuration: ViTMAE gets its
+position tables and the start of its patch projection, which are zeros and six times too small there; VideoMAE keeps the
+encoder's last norm; both take the attention that is fastest for them here, and decay weights only.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bridle.config import fingerprint
 from bridle.data.dataset import ClipDataset, batch_loader
 from bridle.data.loaders import build_loader, estimate_normalisation, with_normalisation
 from bridle.data.manifest import read_manifest
@@ -19,13 +26,15 @@ from bridle.data.sampler import EpochOrder
 from bridle.importing import import_weights
 from bridle.masking import MaskConfig, draw_masks
 from bridle.nn.positions import sine_cosine
+from bridle.optim.groups import OptimConfig, build_adamw, clip_gradients
 from bridle.optim.schedule import warmup_cosine
 from bridle.randomness import derive_seed
 from bridle.run import RunConfig, RunFolder, clip_grid
+from bridle.train.loop import resolve_precision
 
 MASK_RATIO = {"image": 0.75, "video": 0.9}
 """Those of their papers (arXiv 2111.06377, 2203.12602)."""
-WARMUP_RATIO, BETAS, WEIGHT_DECAY = 0.05, (0.9, 0.95), 0.05
+WARMUP_RATIO, BETAS, WEIGHT_DECAY, MAX_NORM = 0.05, (0.9, 0.95), 0.05, 1.0
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,22 @@ def build(config: RunConfig, seed: int) -> Any:
         "decoder_num_attention_heads": predictor.heads,
         "decoder_intermediate_size": 4 * predictor.width,
         "norm_pix_loss": True,
+        "attn_implementation": "eager",  # in bf16 on a CPU the fused kernel takes a quarter longer
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "peer"))
         if config.video is None:
             model = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**common, mask_ratio=MASK_RATIO["image"]))
-            return _with_positions(model, config)
-        frames = {"num_frames": config.video.num_frames, "tubelet_size": encoder.patch[0]}
+            return _started(model, config)
+        # With mean pooling, for fine-tuning, the encoder has no last norm.
+        frames = {"num_frames": config.video.num_frames, "tubelet_size": encoder.patch[0], "use_mean_pooling": False}
         return transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig(**common, **frames))
 
 
-def _with_positions(model: Any, config: RunConfig) -> Any:
-    """MAE's sine-cosine tables, which a model made by transformers 5.23 from a configuration has as zeros."""
+def _started(model: Any, config: RunConfig) -> Any:
+    """MAE's tables and first weights, which transformers 5.23 leaves out of a model made from a configuration."""
+    projection = model.vit.embeddings.patch_embeddings.projection.weight
+    torch.nn.init.xavier_uniform_(projection.data.view(len(projection), -1))
     for table in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
         positions = sine_cosine(clip_grid(config), table.shape[-1], ("width", "height"))
         table.data.copy_(torch.nn.functional.pad(positions, (0, 0, 1, 0))[None])  # the class token's is 0
@@ -89,17 +102,26 @@ def batches(config: RunConfig, sources: Sequence[Path], steps: int) -> Iterator[
         yield loader.finish(batch, augment=True).inputs, batch.seeds
 
 
+def optimizer_of(model: Any, lr: float) -> torch.optim.Optimizer:
+    """AdamW as MAE has it: biases, norms and tokens do not decay."""
+    return build_adamw(model, OptimConfig(lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY))
+
+
 def train(peer: Peer, sources: Sequence[Path], run: Path) -> float:
-    """Train and write a run folder of the peer's encoder; returns minutes. What is there is kept.
+    """Train and write a run folder of the peer's encoder; returns minutes. What is there is kept, and refused if it differs.
 
     A run cannot be resumed: it is short, and its library's state is not ours.
     """
-    record = run.parent / f"{run.name}.json"
+    record, settings = run.parent / f"{run.name}.json", fingerprint(peer)
     if record.exists():
-        return float(json.loads(record.read_text())["minutes"])
+        kept = json.loads(record.read_text())
+        if kept["settings"] != settings:
+            raise SystemExit(f"{run} was trained with other settings; remove it and {record.name}, or choose another --out")
+        return float(kept["minutes"])
+    shutil.rmtree(run, ignore_errors=True)  # of a call that was cut off
     model = build(peer.config, peer.seed)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peer.lr, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = optimizer_of(model, peer.lr)
     start, losses = time.perf_counter(), []
     for step, (pixels, seeds) in enumerate(batches(peer.config, sources, peer.steps)):
         for group in optimizer.param_groups:
@@ -112,13 +134,14 @@ def train(peer: Peer, sources: Sequence[Path], run: Path) -> float:
     found = estimate_normalisation(read_manifest(sources, peer.config.medium), peer.config.clips, seed=peer.config.seed)
     RunFolder(run).write_config(made.config.with_clips(with_normalisation(peer.config.clips, found.mean, found.std)))
     shown = losses[:: max(1, len(losses) // 50)]
-    record.write_text(json.dumps({"minutes": minutes, "steps": peer.steps, "lr": peer.lr, "losses": shown}))
+    record.write_text(json.dumps({"settings": settings, "minutes": minutes, "steps": peer.steps, "losses": shown}))
     return minutes
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, pixels: Tensor, seeds: Tensor, config: RunConfig) -> float:
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision != "fp32"):
+    is_bf16 = resolve_precision(config.train.precision, torch.device("cpu")) == "bf16"
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
         if config.video is None:
             noise = torch.rand(
                 len(pixels), clip_grid(config).num_patches, generator=torch.Generator().manual_seed(int(seeds[0]))
@@ -134,15 +157,16 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, pixels: Tensor, seeds: T
             hidden.scatter_(1, masks.visible.indices, False)
             loss = model(pixel_values=pixels.transpose(1, 2), bool_masked_pos=hidden).loss
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    clip_gradients(model.parameters(), MAX_NORM)
     optimizer.step()
     return float(loss.detach())
 
 
 def seconds_per_step(config: RunConfig, sources: Sequence[Path], steps: tuple[int, int]) -> float:
-    """Time between two steps; by the first, all files are in memory."""
+    """Time between two steps."""
     model = build(config, 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    model.train()
+    optimizer = optimizer_of(model, 0.0)
     seen = []
     for pixels, seeds in batches(config, sources, steps[1]):
         _step(model, optimizer, pixels, seeds, config)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from bridle.eval.features import collect_features
 from bridle.eval.intervals import student_half_width
 from bridle.eval.protocol import FeatureSet, ProbeResult, evaluate, knn_probe, linear_probe
 from bridle.inference import Model, load
-from bridle.pretraining import pretrain
+from bridle.pretraining import Silent, pretrain
 from bridle.run import RunConfig
 from bridle.train.loop import Precision
 
@@ -43,6 +44,30 @@ SETS = (
     LabelledSet("grid letter", "grid_s1/meta.csv", Columns(label="letter", split="suggested_split"), "audio"),
 )
 UNLABELLED = ("esc10/audio", "fsdd/audio", "grid_s1/audio")
+
+
+class Clock(Silent):
+    """Notes when each step of the last phase is done."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, float] = {}
+
+    def step(self, done: int) -> None:
+        self.seen[done] = time.perf_counter()
+
+
+def seconds_per_step(config: RunConfig, sources: Sequence[Path], between: tuple[int, int]) -> float:
+    """Mean time of the steps between those two of the last phase, which should end there."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(config, sources, Path(folder) / "run", reporter=clock)
+    return (clock.seen[between[1]] - clock.seen[between[0]]) / (between[1] - between[0])
+
+
+def with_one_codebook(config: RunConfig, size: int = 1024) -> RunConfig:
+    """The same run with plain vector quantization."""
+    quantizer = dataclasses.replace(config.quantizer, num_codebooks=1, codebook_size=size)
+    return dataclasses.replace(config, quantizer=quantizer, level_weights=())
 
 
 def train(config: RunConfig, sources: Sequence[Path], run: Path) -> float:
