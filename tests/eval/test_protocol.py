@@ -259,6 +259,9 @@ def test_ranking_trains_on_few_clips_and_the_chosen_probe_on_all() -> None:
     assert {split.num_train for split in result.splits} == {192}
     assert evaluate(features, probe) == result
     assert result.accuracy > 0.5
+    seen["select"].clear()
+    evaluate(features, dataclasses.replace(probe, num_ranking=31))
+    assert set(seen["select"]) == {(36, 4.0)}, "never less than a quarter of 144"
 
 
 def test_a_training_part_that_outer_splits_share_is_ranked_once() -> None:

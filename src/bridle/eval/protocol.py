@@ -72,9 +72,9 @@ class FeatureSet:
 class Probe:
     """A classifier on frozen features. ``select``, maybe a faster ``predict``, ranks the grid on inner splits.
 
-    Ranking trains on at most ``num_ranking`` clips of an inner split (10 per class if that is more), drawn at random; None
-    for all of them. It is for parameters that weigh the sum over clips, as C does: ranking multiplies them by how many
-    times fewer clips it trains on.
+    Ranking trains on at most ``num_ranking`` clips of an inner split (10 per class or a quarter of them if that is more), drawn
+    at random; None for all of them. It is for parameters that weigh the sum over clips, as C does: ranking multiplies them by
+    how many times fewer clips it trains on. A much smaller share would still favour too much penalty.
     """
 
     name: str
@@ -249,7 +249,7 @@ class _Ranking:
     def _thinned(self, train_index: Indices) -> Indices:
         """At most as many of the training clips as ranking takes."""
         num = self._probe.num_ranking
-        num = len(train_index) if num is None else max(num, 10 * len(set(self._features.labels)))
+        num = len(train_index) if num is None else max(num, 10 * len(set(self._features.labels)), len(train_index) // 4)
         return _thin(train_index, num, self._seed)
 
 
