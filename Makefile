@@ -20,8 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: setup ## pretrain, embed and evaluate on a small sound set; DATA=folder takes your own labelled recordings
+demo: setup ## pretrain, embed and evaluate on small sets of sounds, pictures and films; DATA=folder takes your labelled recordings
 	$(BIN)/bridle demo $(if $(DATA),--data "$(DATA)")
+	$(if $(DATA),,$(BIN)/bridle demo --medium image)
+	$(if $(DATA),,$(BIN)/bridle demo --medium video)
 
 test: setup ## the fast tests
 	$(BIN)/python -m pytest -m "not slow"

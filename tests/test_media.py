@@ -20,6 +20,7 @@ from bridle.config import to_dict
 from bridle.data.manifest import read_manifest
 from bridle.data.medium import MEDIA
 from bridle.errors import BridleError
+from bridle.eval.features import POOLINGS, collect_features
 from bridle.inference import load
 from bridle.nn.pooling import pooled_width
 from bridle.pretraining import Outcome, Silent, pretrain
@@ -153,11 +154,20 @@ def test_features_have_the_axes_of_the_medium(kind: str, run: Path, folder: Path
     assert model.features(long, "time").shape[-1] == model.width
     assert model.features(long, "grid").shape[-1] == model.width
     torch.testing.assert_close(model.embed(long), features.flatten(0, -2).mean(0), atol=1e-5, rtol=1e-4)
-    for pooling in ("mean", "time", "statistics", "grid", "grid statistics"):
+    for pooling in ("mean", "time", "statistics", "grid", "grid statistics", "grid motion"):
         assert model.embed(long, pooling).shape == (pooled_width(model.width, grid, pooling),)
     codes = model.tokenize(long)
     assert codes.codes.shape == (codes.grid.num_patches, 2)
     assert codes.grid.num_patches * model.width == features.numel()
+
+
+def test_features_of_an_evaluation_are_embeddings_of_whole_files(kind: str, run: Path, folder: Path) -> None:
+    model, manifest = load(run, "cpu"), read_manifest(folder, MEDIA[kind])  # type: ignore[index]
+    found = collect_features({"run": model}, manifest, layers=[model.depth], batch_size=3).features["run"]
+    assert tuple(found) == POOLINGS[MEDIA[kind].name]  # type: ignore[index]
+    for pooling, rows in found.items():
+        expected = torch.stack([model.embed(entry.path, pooling) for entry in manifest.entries])  # type: ignore[arg-type]
+        torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_embed_all_is_embed_of_each(kind: str, run: Path, folder: Path) -> None:

@@ -125,7 +125,8 @@ class Model:
         Returns:
             float32 on the CPU. For ``"none"`` the axes of the medium and D: (time, frequency, D), (height, width, D) or
             (time, height, width, D). For ``"time"`` and ``"statistics"`` those without time, the latter of 2D: mean, then
-            deviation. For ``"mean"`` (D,), for ``"grid"`` (cells, D), for ``"grid statistics"`` (cells, 2D).
+            deviation. For ``"mean"`` (D,), for ``"grid"`` and ``"grid motion"`` (cells, D), for
+            ``"grid statistics"`` (cells, 2D).
 
         Raises:
             DecodeError: the file cannot be read.

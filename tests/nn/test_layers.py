@@ -120,6 +120,8 @@ def test_pooling_ignores_padding() -> None:
         for v in (features[0].reshape(6, 2, 5), features[1, :8].reshape(4, 2, 5))
     ]
     torch.testing.assert_close(both, torch.stack(expected))
+    moved = pool(poisoned, PatchGrid(6, 2), steps, "grid motion")
+    torch.testing.assert_close(moved[1], features[1, :8].reshape(4, 2, 5).diff(dim=0).abs().mean(0).flatten())
     for pooling, rows in (("mean", mean), ("time", kept), ("statistics", both)):
         assert rows.shape[1] == pooled_width(5, PatchGrid(6, 2), pooling)
 
@@ -142,6 +144,10 @@ def test_grid_pooling_is_the_mean_of_each_quarter(grid: PatchGrid) -> None:
     both = torch.cat([torch.cat([cube[:, :, r, c].mean((1, 2, 3)), spread[i]], 1) for i, (r, c) in enumerate(cells)], dim=1)
     torch.testing.assert_close(pool(features, grid, steps, "grid statistics"), both, atol=2e-6, rtol=1e-5)
     assert both.shape[1] == pooled_width(5, grid, "grid statistics")
+    moved = (cube[:, 1:] - cube[:, :-1]).abs().sum(1) / max(1, grid.time - 1)
+    change = torch.cat([moved[:, rows, columns].mean((1, 2)) for rows, columns in cells], dim=1)
+    torch.testing.assert_close(pool(features, grid, steps, "grid motion"), change)
+    assert change.shape[1] == pooled_width(5, grid, "grid motion")
 
 
 def test_pooling_one_step_has_finite_gradients() -> None:

@@ -28,10 +28,9 @@ from bridle.demo.sounds import ESC50, find_sounds
 from bridle.doctor.speed import Speed
 from bridle.errors import ConfigError, RunError
 from bridle.eval.evaluate import Evaluation
+from bridle.recipes import recipe
 
 MARK = "demo.json"
-MINUTES: MappingProxyType[MediumName, float] = MappingProxyType({"audio": 3.0, "image": 0.8, "video": 1.0})
-"""Of pretraining, about, if not said otherwise."""
 _DESCRIPTION = """The whole way on a small set: look at the data, pretrain, evaluate, tokenize, embed.
   Sounds are those of --data, else ESC-10 from the web where it can be had, else a synthetic set. Pictures
   are handwritten digits that scikit-learn carries, films are those digits moving. A second demo in the same
@@ -53,12 +52,14 @@ class Course:
     Attributes:
         nouns: what several files are called, also the name of the folder with the data.
         recipe: of the pretraining.
+        minutes: of pretraining, about, if not said otherwise; None for the recipe's own number of steps.
         out: where everything goes, if not said otherwise.
         find: gets the data into a folder.
     """
 
     nouns: str
     recipe: str
+    minutes: float | None
     out: str
     find: Callable[[Arguments, Path], LabelledSet]
 
@@ -83,7 +84,7 @@ class Arguments:
     ] = None
     minutes: Annotated[
         float | None,
-        tyro.conf.arg(help=f"Of pretraining, about; if not given, {', '.join(f'{m:g} for {n}' for n, m in MINUTES.items())}."),
+        tyro.conf.arg(help="Of pretraining, about; if not given, 3 for sounds, and the recipe's steps for pictures and films."),
     ] = None
     steps: Annotated[int | None, tyro.conf.arg(help="Of pretraining, instead of --minutes.")] = None
     seed: Annotated[int, tyro.conf.arg(help="Of the data, where it is made or drawn, and of the run.")] = 0
@@ -95,8 +96,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle demo", _DESCRIPTION)
     course = COURSES[parsed.medium]
-    minutes = MINUTES[parsed.medium] if parsed.minutes is None else parsed.minutes
-    if minutes <= 0 or (parsed.steps is not None and parsed.steps < 1):
+    minutes = course.minutes if parsed.minutes is None else parsed.minutes
+    if (minutes is not None and minutes <= 0) or (parsed.steps is not None and parsed.steps < 1):
         raise ConfigError(f"minutes is {minutes} and steps {parsed.steps}; both must be above 0")
     if parsed.data is not None and parsed.medium != "audio":
         raise ConfigError(f"--data {parsed.data} is for sounds; on your own {course.nouns} try: {course.following}")
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
     status = _step(1, "Look at the data", ["doctor", source, "--recipe", course.recipe, "--json", doctor])
     if status:
         return status
-    steps = parsed.steps or steps_in(60 * minutes, from_dict(Speed, _read_json(out / "doctor.json")["speed"]))
+    steps = parsed.steps or _plan(course, minutes, out / "doctor.json")
     phases = ["--phases", f"cold:{steps}steps", "--seed", str(parsed.seed)]
     for number, (title, command) in enumerate(_commands(data, course.recipe, phases, out, results), start=2):
         status = _step(number, title, command)
@@ -127,13 +128,21 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _plan(course: Course, minutes: float | None, doctor: Path) -> int:
+    """Steps of pretraining: as many as fit, by the doctor's estimate, or the recipe's."""
+    if minutes is not None:
+        return steps_in(60 * minutes, from_dict(Speed, _read_json(doctor)["speed"]))
+    (phase,) = recipe(course.recipe).plan
+    return phase.total_steps(1)
+
+
 def _commands(
-    data: LabelledSet, recipe: str, phases: list[str], out: Path, results: dict[str, Path]
+    data: LabelledSet, name: str, phases: list[str], out: Path, results: dict[str, Path]
 ) -> Iterator[tuple[str, list[str]]]:
     """The steps after the doctor's, as title and command; ``results`` are the evaluations' files by label."""
     source, run = str(data.source), str(out / "run")
     protocol = [f"--{data.protocol}", data.protocol] if data.protocol else []
-    yield "Pretrain, without labels", ["pretrain", recipe, "--data", source, "--out", run, *phases]
+    yield "Pretrain, without labels", ["pretrain", name, "--data", source, "--out", run, *phases]
     for label, path in results.items():
         title = "Judge it" if len(results) == 1 else f"Judge it by {label}"
         yield title, ["evaluate", run, source, "--label", label, *protocol, "--json", str(path)]
@@ -185,9 +194,9 @@ def _find_sounds(parsed: Arguments, folder: Path) -> LabelledSet:
 
 COURSES: MappingProxyType[MediumName, Course] = MappingProxyType(
     {
-        "audio": Course("sounds", "audio-demo", "demo", _find_sounds),
-        "image": Course("pictures", "image-demo", "demo-image", lambda own, folder: find_pictures(folder, seed=own.seed)),
-        "video": Course("films", "video-demo", "demo-video", lambda own, folder: find_films(folder, seed=own.seed)),
+        "audio": Course("sounds", "audio-demo", 3.0, "demo", _find_sounds),
+        "image": Course("pictures", "image-demo", None, "demo-image", lambda own, folder: find_pictures(folder, seed=own.seed)),
+        "video": Course("films", "video-demo", None, "demo-video", lambda own, folder: find_films(folder, seed=own.seed)),
     }
 )
 

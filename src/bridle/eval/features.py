@@ -16,10 +16,11 @@ from bridle.data.medium import MediumName
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, QuantizerError
 from bridle.eval.codes import CodeReport, bag_of_codes, code_report, label_churn
+from bridle.grid import PatchGrid
 from bridle.inference import Model, Window
 from bridle.models.encoder import check_layers
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
-from bridle.nn.pooling import Pooling, pool_moments, time_moments
+from bridle.nn.pooling import Moments, Pooling, pool_moments, time_moments
 from bridle.objectives.view import whole_view
 from bridle.quantize.codebook import unpack
 from bridle.randomness import derive_seed
@@ -28,7 +29,7 @@ BAG_OF_CODES = "bag of codes"
 POOLINGS: dict[MediumName, tuple[Pooling, ...]] = {
     "audio": ("mean", "time", "statistics"),
     "image": ("mean", "grid"),
-    "video": ("mean", "grid", "grid statistics"),
+    "video": ("mean", "grid", "grid statistics", "grid motion"),
 }
 """What is offered to probes: poolings of a length that a few hundred labels can still judge."""
 CODE_WINDOWS = 2048
@@ -119,11 +120,11 @@ def collect_features(
             for encoded in model.encode(group, batch_size, chosen[name]):
                 grid = encoded.grid
                 for found, features in zip(moments[name], encoded.layers, strict=True):
-                    found.add(group, encoded.steps, *time_moments(features, encoded.grid, encoded.steps))
+                    found.add(group, encoded.steps, time_moments(features, encoded.grid, encoded.steps))
         for window in group:
-            rows = first.loader.baseline(window.inputs)
-            moments_of_rows = (rows.mean(0, keepdim=True), rows.std(0, correction=0, keepdim=True))
-            baseline.add([window], torch.tensor([len(rows)]), *moments_of_rows)
+            rows = first.loader.baseline(window.inputs)[:, None]
+            whole = PatchGrid(len(rows), 1, 1)
+            baseline.add([window], torch.tensor([len(rows)]), time_moments(rows[None], whole, torch.tensor([len(rows)])))
         if codes is not None:
             codes.add(group)
     good = [index for index in range(len(manifest)) if index not in bad]
@@ -132,14 +133,14 @@ def collect_features(
         raise DataError(f"none of {len(manifest)} files can be read{first_bad}; check the paths")
     medium = first.config.medium
     sides = baseline.finish(good)[: 2 if medium.timed else 1]
-    pooled = {first.loader.baseline_name: {"clip": torch.cat(sides, dim=1)}}
+    pooled = {first.loader.baseline_name: {"clip": torch.cat(sides, dim=-1).flatten(1)}}
     for name, model in models.items():
         pooled[name] = {}
         for layer in chosen[name]:
             own = moments[name].pop(0).finish(good)  # released before the next is finished
             for pooling in POOLINGS[medium.name]:
                 title = pooling if layer == model.depth else f"{pooling} of layer {layer}"
-                pooled[name][title] = pool_moments(*own, grid, pooling)
+                pooled[name][title] = pool_moments(own, grid, pooling)
     if codes is not None:
         pooled[BAG_OF_CODES] = {"clip": codes.bags.finish(good).sqrt()}
     return Collected(tuple(good), pooled, codes.statistics() if codes is not None else None, (*manifest.bad, *bad.values()))
@@ -167,29 +168,35 @@ def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file:
 
 
 class _Moments:
-    """Mean and deviation over all steps of each file, its windows merged as by Chan, Golub and LeVeque (1979)."""
+    """Moments over all steps of each file, its windows merged as by Chan, Golub and LeVeque (1979)."""
 
     def __init__(self, num_files: int) -> None:
         self._steps = [0] * num_files
-        self._mean = self._squares = torch.zeros(num_files)
+        self._mean = self._squares = self._change = self._last = torch.zeros(num_files)
 
-    def add(self, group: Iterable[Window], steps: Tensor, mean: Tensor, deviation: Tensor) -> None:
-        """Merge B windows: their valid steps (B,), mean and deviation over those, both (B, ...)."""
+    def add(self, group: Iterable[Window], steps: Tensor, moments: Moments) -> None:
+        """Merge B windows, those of a file in order: their valid steps (B,) and the moments over those, each (B, ...)."""
         if self._mean.ndim == 1:
-            self._mean, self._squares = (torch.zeros(len(self._steps), *mean.shape[1:]) for _ in range(2))
-        rows = zip(group, steps.tolist(), mean.cpu(), deviation.cpu(), strict=True)
-        for window, new, own_mean, own_deviation in rows:
-            row, before = window.index, self._steps[window.index]
-            change = own_mean - self._mean[row]
+            shape = moments.mean.shape[1:]
+            self._mean, self._squares, self._change = (torch.zeros(len(self._steps), *shape) for _ in range(3))
+            self._last = torch.zeros(shape)
+        for window, new, one in zip(group, steps.tolist(), zip(*(each.cpu() for each in moments), strict=True), strict=True):
+            row, before, (mean, deviation, change, first, last) = window.index, self._steps[window.index], one
+            shift = mean - self._mean[row]
             self._steps[row] += new
-            self._mean[row] += change * (new / (before + new))
-            self._squares[row] += own_deviation.square() * new + change.square() * (before * new / (before + new))
+            self._mean[row] += shift * (new / (before + new))
+            self._squares[row] += deviation.square() * new + shift.square() * (before * new / (before + new))
+            joint = (first - self._last).abs() if before else 0.0
+            self._change[row] += change * (new - 1) + joint
+            self._last = last
 
-    def finish(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the files ``rows``, both (n, ...) float32."""
-        steps = torch.tensor([self._steps[row] for row in rows]).clamp(min=1)
-        shape = (-1, *(1,) * (self._mean.ndim - 1))
-        return self._mean[list(rows)], (self._squares[list(rows)] / steps.view(shape)).sqrt()
+    def finish(self, rows: Sequence[int]) -> Moments:
+        """Of the files ``rows``, each (n, ...) float32; their edges are not kept."""
+        own, shape = list(rows), (-1, *(1,) * (self._mean.ndim - 1))
+        steps = torch.tensor([self._steps[row] for row in rows]).view(shape)
+        mean, nothing = self._mean[own], torch.empty(0)
+        deviation = (self._squares[own] / steps.clamp(min=1)).sqrt()
+        return Moments(mean, deviation, self._change[own] / (steps - 1).clamp(min=1), nothing, nothing)
 
 
 class _Frequencies:
