@@ -1,11 +1,16 @@
 """Estimator targets and the width of the cold start."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from reference.batches import ENCODER, batch
 
 from bridle.errors import ConfigError
+from bridle.grid import Subset
+from bridle.models.encoder import EncoderConfig
 from bridle.models.tokenizer import ColdStartConfig, Estimator, EstimatorConfig, RandomTokenizer
+from bridle.nn.patches import PatchSize, patchify, without_mean_over_time
 from bridle.objectives.view import whole_view
 from bridle.quantize import QuantizerConfig
 
@@ -65,3 +70,38 @@ def test_the_cold_start_may_be_wider_than_the_codes() -> None:
         ColdStartConfig(code_dim=0)
     with pytest.raises(ConfigError, match="target_decay=1"):
         EstimatorConfig(target_decay=1.0)
+
+
+@pytest.mark.parametrize("patch", [(2, 4, 4), (1, 4, 2), (3, 2, 2)])
+def test_motion_is_what_the_mean_over_time_leaves(patch: PatchSize) -> None:
+    clip = torch.randn(2, 3, 12, 8, 8, generator=torch.Generator().manual_seed(0))
+    patches = patchify(clip, patch)
+    expected = patchify(clip - clip.mean(2, keepdim=True), patch).values
+    torch.testing.assert_close(without_mean_over_time(patches, None, patch), expected)
+    still = patchify(clip[:, :, :1].expand_as(clip), patch)
+    assert float(without_mean_over_time(still, None, patch).abs().max()) < 1e-6
+    steps = torch.tensor([12 // patch[0], 2])
+    every = Subset.every(patches.grid, steps)
+    found = without_mean_over_time(patches, every.valid, patch)
+    short = without_mean_over_time(patchify(clip[1:, :, : 2 * patch[0]], patch), None, patch)
+    torch.testing.assert_close(found[1, : short.shape[1]], short[0])
+    torch.testing.assert_close(found[0], expected[0])
+
+
+def test_codes_of_motion_ignore_what_is_always_there() -> None:
+    encoder = EncoderConfig(width=16, depth=1, heads=2, patch=(2, 4, 4), channels=1, axes=("time", "height", "width"))
+    quantizer = QuantizerConfig(num_codebooks=2, codebook_size=8, code_dim=6)
+    tokenizer = RandomTokenizer(ColdStartConfig(normalise="motion"), encoder, quantizer)
+    generator = torch.Generator().manual_seed(0)
+    clip, background = torch.randn(2, 1, 8, 8, 8, generator=generator), torch.randn(2, 1, 1, 8, 8, generator=generator)
+    whole = Subset(None, None)
+    vectors = tokenizer.vectors(patchify(clip, encoder.patch), whole)
+    moved = tokenizer.vectors(patchify(clip + 5 * background, encoder.patch), whole)
+    torch.testing.assert_close(vectors, moved, atol=1e-5, rtol=1e-5)
+    rows = torch.tensor([[3, 0], [7, 5], [1, 1], [2, 15]])  # two masks for each clip
+    picked = tokenizer.vectors_at(patchify(clip, encoder.patch), whole, rows)
+    torch.testing.assert_close(picked, vectors.repeat_interleave(2, 0).gather(1, rows[..., None].expand(-1, -1, 6)))
+    with pytest.raises(ConfigError, match=r"cold_start\.normalise=motion needs clips with a time"):
+        RandomTokenizer(
+            ColdStartConfig(normalise="motion"), replace(encoder, patch=(1, 4, 4), axes=("height", "width")), quantizer
+        )

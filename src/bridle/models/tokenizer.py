@@ -14,7 +14,7 @@ from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
 from bridle.models.encoder import Encoder, EncoderConfig, key_mask
 from bridle.nn.block import Block, init_weights
-from bridle.nn.patches import Patches, PatchSize, normalise_patches
+from bridle.nn.patches import Patches, PatchSize, normalise_patches, without_mean_over_time
 from bridle.nn.positions import Axis, sine_cosine
 from bridle.quantize import QuantizerConfig, ResidualQuantizer
 from bridle.randomness import generator
@@ -26,7 +26,7 @@ class ColdStartConfig:
 
     Attributes:
         normalise: ``patch``: each patch to zero mean and unit variance before the projection; ``set``: the clip's own
-            normalisation only.
+            normalisation only; ``motion``: that, minus the mean over time at each place, so that codes tell what changes.
         smooth: after normalising, a patch is averaged over cells of ``smooth`` units along each of its axes that is longer
             than 1, so that codes tell its coarse shape and not its noise; 1 keeps every value. Must divide these axes.
         code_dim: width of the random projection; None for the quantizer's ``code_dim``. A trained tokenizer can do with
@@ -37,7 +37,7 @@ class ColdStartConfig:
         ConfigError: ``smooth`` or ``code_dim`` below 1.
     """
 
-    normalise: Literal["patch", "set"] = "patch"
+    normalise: Literal["patch", "set", "motion"] = "patch"
     smooth: int = 1
     code_dim: int | None = None
     seed: int = 0
@@ -102,7 +102,7 @@ class RandomTokenizer(nn.Module):
         quantizer: its quantizer, of the projection's width.
 
     Raises:
-        ConfigError: ``smooth`` does not divide the patch.
+        ConfigError: ``smooth`` does not divide the patch, or clips without time are to be coded by their motion.
     """
 
     projection: Tensor
@@ -110,6 +110,8 @@ class RandomTokenizer(nn.Module):
     def __init__(self, config: ColdStartConfig, encoder: EncoderConfig, quantizer: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
+        if config.normalise == "motion" and "time" not in encoder.axes:
+            raise ConfigError(f"cold_start.normalise=motion needs clips with a time, not axes {encoder.axes}; use patch or set")
         self.patch, self.cell = encoder.patch, smoothing_cell(config, encoder.patch)
         quantizer = replace(quantizer, code_dim=config.code_dim or quantizer.code_dim)
         patch_values = encoder.patch_values // math.prod(self.cell)
@@ -120,12 +122,17 @@ class RandomTokenizer(nn.Module):
         self.quantizer = ResidualQuantizer(quantizer)
 
     def vectors(self, patches: Patches, subset: Subset) -> Tensor:
-        """(B, N, C): projection of every patch; ``subset`` plays no part, each patch is projected alone."""
-        return self._project(patches.values)
+        """(B, N, C): projection of every patch; by ``motion`` those past a clip's end, by ``subset``, do not count."""
+        return self._project(self._values(patches, subset))
 
     def vectors_at(self, patches: Patches, subset: Subset, indices: Tensor) -> Tensor:
         """(B, m, C): projection of the patches at ``indices`` (B, m)."""
-        return self._project(Subset(indices, None).gather(patches.values))
+        return self._project(Subset(indices, None).gather(self._values(patches, subset)))
+
+    def _values(self, patches: Patches, subset: Subset) -> Tensor:
+        if self.config.normalise != "motion":
+            return patches.values
+        return without_mean_over_time(patches, subset.valid, self.patch)
 
     def _project(self, values: Tensor) -> Tensor:
         values = values.float()

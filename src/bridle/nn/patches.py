@@ -44,3 +44,24 @@ def normalise_patches(values: Tensor, eps: float = 1e-6) -> Tensor:
     """Each patch to zero mean and unit variance over its values (the target of MAE, arXiv 2111.06377); (..., P) -> (..., P)."""
     centred = values - values.mean(-1, keepdim=True)
     return centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+
+def without_mean_over_time(patches: Patches, valid: Tensor | None, patch: PatchSize) -> Tensor:
+    """What is left of each patch when the clip's mean over time at its place is taken off; of a still clip that is 0.
+
+    Args:
+        patches: (B, N, P) with their grid.
+        valid: (B, N) bool, the patches that count for the mean, at least one time step of each clip; None for all.
+        patch: their size.
+
+    Returns:
+        (B, N, P) float32.
+    """
+    values, grid, (units, *area) = patches.values.float(), patches.grid, patch
+    cut = values.reshape(len(values), grid.time, grid.patches_per_step, -1, units, math.prod(area))
+    if valid is None:
+        mean = cut.mean((1, 4), keepdim=True)
+    else:
+        counts = valid.reshape(len(values), grid.time, grid.patches_per_step, 1, 1, 1)
+        mean = (cut.mean(4, keepdim=True) * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp(min=1)
+    return (cut - mean).reshape(values.shape)
