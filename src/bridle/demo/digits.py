@@ -26,9 +26,9 @@ Pixels: TypeAlias = NDArray[np.uint8]
 DIRECTIONS = MappingProxyType({"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)})
 """By name: (columns, rows) that a digit moves each time; rows count downwards."""
 NUM_FILMS = 800
-NUM_FRAMES, RATE_HZ, FILM_SIZE, DIGIT_SIZE = 24, 12, 32, 16
+NUM_FRAMES, RATE_HZ, FILM_SIZE, DIGIT_SIZE = 24, 12, 24, 16
 _TEST_OF_TEN = frozenset({2, 5, 8})
-_SPEEDS = (0.2, 0.4)  # pixels a frame: 5 to 9 on the whole way, of the 16 that there are
+_SPEEDS = (0.17, 0.33)  # pixels a frame: 4 to 8 on the whole way, of the 8 that there are
 _GROUND, _INK, _NOISE = 30.0, 200.0, 8.0  # of 255
 _FINE = str(2 * 118)  # quantizer scale 2, in FFmpeg's unit
 _MADE, _MADE_BEFORE = "scikit-learn's wheel carries them", "they were written before"

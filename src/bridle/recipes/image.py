@@ -68,18 +68,18 @@ def image_base() -> RunConfig:
 def image_demo() -> RunConfig:
     """Handwritten digits in a minute on 2 cores, on the random tokenizer's codes only; made for ``bridle demo``.
 
-    Command: ``bridle demo --medium image``, which sets ``phases`` to as many steps as fit into its time. Small batches and
-    codebooks, because the loss on codes needs some hundred steps before it falls, and codes that tell shade as well as shape.
+    Command: ``bridle demo --medium image``. Small batches and few codebooks, because the loss on codes needs some hundred
+    steps before it falls, and codes that tell shade as well as shape.
     """
     small = image_small()
     return replace(
         small,
         recipe="image-demo",
-        phases="cold:1600steps",
+        phases="cold:1200steps",
         image=ImageConfig(size=24, decode_size=24, channels=1, scale=(0.6, 1.0), flip=False),
         encoder=replace(small.encoder, width=128, depth=4, heads=4),
         masks=MaskConfig(mask_ratio=0.6),
-        quantizer=QuantizerConfig(num_codebooks=4, codebook_size=64, code_dim=16, init_sample=16384, kmeans_steps=10),
+        quantizer=QuantizerConfig(num_codebooks=2, codebook_size=128, code_dim=16, init_sample=16384, kmeans_steps=10),
         cold_start=ColdStartConfig(normalise="set"),
         train=TrainConfig(batch_size=32),
     )
