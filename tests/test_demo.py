@@ -314,13 +314,16 @@ def test_steps_that_fit_into_the_time():
     [
         ([(0.1, 0.3), (0.05, 0.2)], "clearly better"),
         ([(0.1, 0.3), (-0.05, 0.2)], "better, but not beyond doubt"),
-        ([(0.1, 0.3), (-0.2, 0.1)], "no better by every probe"),
+        ([(0.1, 0.3), (-0.2, 0.1)], "clearly better by kNN only"),
+        ([(0.1, 0.3), (-0.2, -0.1)], "no better by every probe"),
+        ([(-0.1, 0.3), (-0.2, 0.1)], "no better by every probe"),
         ([(-0.3, 0.1), (-0.2, -0.1)], "no better"),
         ([(-0.3, -0.1), (-0.2, -0.1)], "clearly worse"),
     ],
 )
 def test_words_claim_no_more_than_the_intervals(ends, words):
-    gains = [Gain("knn", RANDOM, (low + high) / 2, low, high) for low, high in ends]
+    probes = ("knn", "linear")
+    gains = [Gain(probe, RANDOM, (low + high) / 2, low, high) for probe, (low, high) in zip(probes, ends, strict=True)]
     assert demo_screen.in_words(gains).plain == words
 
 

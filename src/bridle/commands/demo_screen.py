@@ -20,6 +20,7 @@ from bridle.eval.features import BAG_OF_CODES, CodeStatistics
 from bridle.eval.gain import Gain
 
 _BAR_WIDTH, _PICTURE_WIDTH = 18, 100
+_CEILING = 0.99  # of the random encoder: from here on nothing is left to be gained
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def screen(evaluations: Mapping[Path, Evaluation], story: Story) -> RenderableTy
             Text(""),
             gain_grid(evaluation.gains),
         ]
-        if any(gain.mean <= 0 for gain in evaluation.gains if gain.over == RANDOM):
-            parts.append(Text(f"This run did not pay here: give it more --minutes, or more {story.nouns}.", style="yellow"))
+        if not any(gain.mean > 0 and gain.certain for gain in evaluation.gains if gain.over == RANDOM):
+            parts.append(Text(without_gain(evaluation, story.nouns), style="yellow"))
     if first.codes is not None:
         parts.append(Text(f"\n{_describe_codes(first.codes)}"))
     grid = Table.grid(padding=(0, 2))
@@ -113,6 +114,13 @@ def gain_grid(gains: Sequence[Gain]) -> Table:
     return made
 
 
+def without_gain(evaluation: Evaluation, nouns: str) -> str:
+    """What to say when no probe surely finds the pretrained encoder better than the random one."""
+    if any(result.accuracy >= _CEILING for row in evaluation.rows if row.features == RANDOM for result in row.probes.values()):
+        return "There was nothing to gain here: the random encoder tells them, too."
+    return f"This run did not pay here: give it more --minutes, or more {nouns}."
+
+
 def in_words(gains: Sequence[Gain]) -> Text:
     """What several probes say together."""
     if all(gain.mean > 0 for gain in gains):
@@ -121,6 +129,9 @@ def in_words(gains: Sequence[Gain]) -> Text:
     if all(gain.mean < 0 for gain in gains):
         certain = all(gain.certain for gain in gains)
         return Text("clearly worse", "bold red") if certain else Text("no better", "yellow")
+    better = [gain.probe for gain in gains if gain.mean > 0 and gain.certain]
+    if better and not any(gain.mean < 0 and gain.certain for gain in gains):
+        return Text(f"clearly better by {' and '.join(PROBE_TITLES[probe][0] for probe in better)} only", "green")
     return Text("no better by every probe", "yellow")
 
 
