@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.medium import VIDEO
+from bridle.eval.features import default_layers
 from bridle.eval.protocol import FeatureSet, evaluate, linear_probe
 from bridle.grid import PatchGrid
 from bridle.inference import Model, load, random_model
@@ -27,19 +29,18 @@ NUM_FRAMES = 75
 
 
 def frame_features(model: Model, manifest: Manifest) -> dict[str, Tensor]:
-    """Features of every frame by pooling over space, (clips * 75, X); a frame has those of the time step that covers it."""
+    """Features of every frame by layer and pooling over space, (clips * 75, X): those of the step that covers it."""
     assert model.config.video is not None
     covered = model.config.video.stride * model.config.encoder.patch[0]
-    poolings = ("mean", "grid")
-    found: dict[str, list[list[Tensor]]] = {name: [[] for _ in manifest.entries] for name in poolings}
-    for encoded in model.encode(model.windows(manifest.entries, []), batch_size=32):
-        grid = encoded.grid
-        rows = encoded.layers[0].reshape(len(encoded.windows), grid.time, grid.patches_per_step, -1).float().cpu()
-        for window, row, steps in zip(encoded.windows, rows, encoded.steps.tolist(), strict=True):
-            single = PatchGrid(1, grid.height, grid.width)
-            for name in poolings:
-                vectors = pool(row[:steps], single, torch.ones(steps, dtype=torch.int64), name)  # type: ignore[arg-type]
-                found[name][window.index].append(vectors.repeat_interleave(covered, dim=0))
+    layers, found = default_layers(model.depth), {}
+    for encoded in model.encode(model.windows(manifest.entries, []), 32, layers):
+        single = PatchGrid(1, encoded.grid.height, encoded.grid.width)
+        for layer, pooling in product(range(len(layers)), ("mean", "grid")):
+            clips = found.setdefault(f"{pooling} of layer {layers[layer]}", [[] for _ in manifest.entries])
+            rows = encoded.layers[layer].unflatten(1, (encoded.grid.time, -1)).float().cpu()
+            for window, row, steps in zip(encoded.windows, rows, encoded.steps.tolist(), strict=True):
+                vectors = pool(row[:steps], single, torch.ones(steps, dtype=torch.int64), pooling)  # type: ignore[arg-type]
+                clips[window.index].append(vectors.repeat_interleave(covered, dim=0))
     return {name: torch.cat([_to_length(torch.cat(parts)) for parts in clips]) for name, clips in found.items()}
 
 

@@ -12,12 +12,12 @@ from bridle.importing.keymaps import EAT, TRANSFORMERS, detect, rename
 from bridle.importing.sources import Source, Stored, open_source
 from bridle.importing.translate import Medium, Shape, find_shape, translate
 from bridle.models.encoder import Encoder, EncoderConfig
+from bridle.recipes.image import IMAGENET_MEAN, IMAGENET_STD
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 _MODEL_TYPES = {"vit": "ViT", "vit_mae": "ViTMAE", "videomae": "VideoMAE", "dinov2": "DINOv2"}
 _GELU = ("gelu", "gelu_python")
-_IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _AUDIO: dict[str, Normalisation] = {"AudioMAE": ((-4.2677393,), (4.5689974,)), "EAT": ((-4.268,), (4.569,))}
 
 
@@ -120,7 +120,13 @@ def _normalisation(
     mean, std = preprocessing.get("image_mean"), preprocessing.get("image_std")
     if mean is not None and std is not None:
         return tuple(map(float, mean)), tuple(map(float, std)), []
-    known = _AUDIO.get(name) if shape.medium == "audio" else _IMAGENET if channels == 3 and name != "ViT" else None
+    known = (
+        _AUDIO.get(name)
+        if shape.medium == "audio"
+        else (IMAGENET_MEAN, IMAGENET_STD)
+        if channels == 3 and name != "ViT"
+        else None
+    )
     if known is None:
         return None, None, ["normalisation of the inputs: not known; the source does not tell, and models of this kind differ"]
     return *known, [f"normalisation of the inputs: that of the published {name}; the source does not tell"]
