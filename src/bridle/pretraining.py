@@ -249,7 +249,7 @@ class _Run:
         new = [name for name, _ in self.networks.named_children() if name not in held]
         num_added = len(self.lengths) - len(checkpoint.state["phase_steps"])
         load_weights(self.networks, weights, path, new if num_added or is_imported else ())
-        if num_added:  # the run's weights must fit its longer configuration from now on
+        if num_added or is_imported:  # the run's weights must fit its configuration of now
             distributed.barrier()
             if distributed.rank() == 0:
                 self._save(checkpoint.step, checkpoint.optimizer, {**checkpoint.state, "phase_steps": self.lengths})

@@ -146,6 +146,11 @@ def test_a_header_that_promises_too_much_does_not_cost_the_film(manifest: Manife
     assert [index for w in loader.windows(boasting) for index in indices(w.inputs)] == list(range(0, 200, 4))
 
 
+def test_what_lies_behind_the_stated_duration_is_left_out(manifest: Manifest) -> None:
+    short = dataclasses.replace(manifest.entries[2], duration_seconds=3.0)
+    assert [index for w in VideoLoader(CONFIG).windows(short) for index in indices(w.inputs)] == list(range(0, 96, 4))
+
+
 def test_frames_in_memory_are_windows_of_a_film(manifest: Manifest) -> None:
     loader = VideoLoader(CONFIG)
     frames = torch.stack([torch.full((1, 48, 64), 10 * t, dtype=torch.uint8) for t in range(19)])

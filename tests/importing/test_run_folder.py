@@ -13,7 +13,7 @@ from reference.state_dicts import HEADS, eat, sine_table
 import bridle
 from bridle import cli
 from bridle.errors import ConfigError, RunError
-from bridle.pretraining import pretrain
+from bridle.pretraining import Silent, pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig
 
@@ -111,6 +111,21 @@ def test_settings_of_the_first_call_decide_what_is_not_the_networks(pictures: Pa
     assert made.image.scale == (0.9, 1.0)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     assert cli.main([*common, "--train.batch-size", "4"]) == 1, "it has begun"
+
+
+def test_a_first_call_that_does_not_get_far_may_be_changed_again(pictures: Path, tmp_path: Path) -> None:
+    bridle.import_weights(vit(), tmp_path / "run", config=debug())
+    made = bridle.load(tmp_path / "run", "cpu").config
+
+    class Killed(Silent):
+        def step(self, done: int) -> None:
+            raise KeyboardInterrupt
+
+    for width in (32, 48):
+        changed = dataclasses.replace(made, predictor=dataclasses.replace(made.predictor, width=width))
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(changed, [pictures], tmp_path / "run", resume=True, device=CPU, reporter=Killed())
+        assert bridle.load(tmp_path / "run", "cpu").config.predictor.width == width
 
 
 def test_an_import_that_fails_leaves_no_run_that_begins_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

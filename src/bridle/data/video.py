@@ -131,15 +131,19 @@ class VideoLoader:
     def windows(self, entry: Entry) -> Iterator[LoadedClip]:
         """The whole film in consecutive clips, centres of its pictures, not augmented.
 
-        A last clip of a single frame is left out unless it is the only one.
+        A last clip of a single frame is left out unless it is the only one, and so is what lies behind the stated duration,
+        since a damaged last frame may claim to be shown for ever.
 
         Raises:
             DecodeError: the file cannot be read.
             OSError: the tar it lies in cannot be opened.
         """
-        entry = self._known(entry)
-        for number, clip in enumerate(self._consecutive(entry)):
-            if not number or clip.inputs.shape[1] >= _MIN_WINDOW_FRAMES:
+        entry, config = self._known(entry), self.config
+        starts = range(
+            0, max(1, self._num_frames(entry) - (_MIN_WINDOW_FRAMES - 1) * config.stride), config.num_frames * config.stride
+        )
+        for start, clip in zip(starts, self._consecutive(entry), strict=False):
+            if not start or clip.inputs.shape[1] >= _MIN_WINDOW_FRAMES:
                 yield clip
 
     def windows_of(self, item: Any) -> Iterator[LoadedClip]:

@@ -110,8 +110,10 @@ def collect_features(
     chosen = {name: default_layers(model.depth) if layers is None else tuple(layers) for name, model in models.items()}
     for name, model in models.items():
         check_layers(chosen[name], model.depth)
-    moments = {name: [_Moments(len(manifest)) for _ in chosen[name]] for name in models}
-    baseline = _Moments(len(manifest))
+    medium = first.config.medium
+    moves = "grid motion" in POOLINGS[medium.name]
+    moments = {name: [_Moments(len(manifest), moves) for _ in chosen[name]] for name in models}
+    baseline = _Moments(len(manifest), moves=False)
     codes = _Codes.of(first, len(manifest), seed)
     bad: dict[int, BadFile] = {}
     windows = _windows(first, manifest, bad, on_file or (lambda: None))
@@ -131,7 +133,6 @@ def collect_features(
     if not good:
         first_bad = f"; first: {bad[0].key} ({bad[0].reason})" if bad else ""
         raise DataError(f"none of {len(manifest)} files can be read{first_bad}; check the paths")
-    medium = first.config.medium
     sides = baseline.finish(good)[: 2 if medium.timed else 1]
     pooled = {first.loader.baseline_name: {"clip": torch.cat(sides, dim=-1).flatten(1)}}
     for name, model in models.items():
@@ -168,35 +169,41 @@ def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file:
 
 
 class _Moments:
-    """Moments over all steps of each file, its windows merged as by Chan, Golub and LeVeque (1979)."""
+    """Moments over all steps of each file, its windows merged as by Chan, Golub and LeVeque (1979).
 
-    def __init__(self, num_files: int) -> None:
-        self._steps = [0] * num_files
+    Args:
+        num_files: how many files.
+        moves: keep the change, too, which takes half as much memory again.
+    """
+
+    def __init__(self, num_files: int, moves: bool) -> None:
+        self._steps, self._moves = [0] * num_files, moves
         self._mean = self._squares = self._change = self._last = torch.zeros(num_files)
 
     def add(self, group: Iterable[Window], steps: Tensor, moments: Moments) -> None:
         """Merge B windows, those of a file in order: their valid steps (B,) and the moments over those, each (B, ...)."""
         if self._mean.ndim == 1:
-            shape = moments.mean.shape[1:]
-            self._mean, self._squares, self._change = (torch.zeros(len(self._steps), *shape) for _ in range(3))
-            self._last = torch.zeros(shape)
+            shape = (len(self._steps), *moments.mean.shape[1:])
+            self._mean, self._squares = torch.zeros(shape), torch.zeros(shape)
+            self._change = torch.zeros(shape if self._moves else 0)
         for window, new, one in zip(group, steps.tolist(), zip(*(each.cpu() for each in moments), strict=True), strict=True):
             row, before, (mean, deviation, change, first, last) = window.index, self._steps[window.index], one
             shift = mean - self._mean[row]
             self._steps[row] += new
             self._mean[row] += shift * (new / (before + new))
             self._squares[row] += deviation.square() * new + shift.square() * (before * new / (before + new))
-            joint = (first - self._last).abs() if before else 0.0
-            self._change[row] += change * (new - 1) + joint
-            self._last = last
+            if self._moves:
+                self._change[row] += change * (new - 1) + ((first - self._last).abs() if before else 0.0)
+                self._last = last
 
     def finish(self, rows: Sequence[int]) -> Moments:
-        """Of the files ``rows``, each (n, ...) float32; their edges are not kept."""
+        """Of the files ``rows``, each (n, ...) float32; the edges are not kept."""
         own, shape = list(rows), (-1, *(1,) * (self._mean.ndim - 1))
         steps = torch.tensor([self._steps[row] for row in rows]).view(shape)
         mean, nothing = self._mean[own], torch.empty(0)
         deviation = (self._squares[own] / steps.clamp(min=1)).sqrt()
-        return Moments(mean, deviation, self._change[own] / (steps - 1).clamp(min=1), nothing, nothing)
+        change = self._change[own] / (steps - 1).clamp(min=1) if self._moves else nothing
+        return Moments(mean, deviation, change, nothing, nothing)
 
 
 class _Frequencies:

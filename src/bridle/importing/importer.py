@@ -120,13 +120,8 @@ def _normalisation(
     mean, std = preprocessing.get("image_mean"), preprocessing.get("image_std")
     if mean is not None and std is not None:
         return tuple(map(float, mean)), tuple(map(float, std)), []
-    known = (
-        _AUDIO.get(name)
-        if shape.medium == "audio"
-        else (IMAGENET_MEAN, IMAGENET_STD)
-        if channels == 3 and name != "ViT"
-        else None
-    )
+    pictures = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 and name != "ViT" else None
+    known = _AUDIO.get(name) if shape.medium == "audio" else pictures
     if known is None:
         return None, None, ["normalisation of the inputs: not known; the source does not tell, and models of this kind differ"]
     return *known, [f"normalisation of the inputs: that of the published {name}; the source does not tell"]

@@ -31,7 +31,7 @@ from bridle.media.reading import TimeLimit, Unreadable, Wanted, check_pixels, de
 from bridle.media.source import Source, opened, source_name
 from bridle.media.video_canvas import Canvas, shown_size
 from bridle.media.video_file import NO_PICTURES, open_film
-from bridle.media.video_stream import UNKNOWN_RATE_HZ, Film, Lost, Way
+from bridle.media.video_stream import Film, Lost, Way
 from bridle.media.video_torchcodec import frames_at, require_torchcodec
 
 if TYPE_CHECKING:
@@ -107,14 +107,15 @@ def probe_video(source: Source, key: str = "", max_pixels: int = 200_000_000) ->
             frame = film.first_frame()
             width, height = shown_size(frame, film.pixel_aspect) if frame is not None else film.stored_size
             num_frames, codec, form = film.num_frames, film.codec, film.format
-            duration, rate = film.stated_seconds(), film.stated_rate_hz
+            duration, rate, states_rate = film.stated_seconds(), film.rate_hz, film.states_rate
         if min(width, height) < 1:
             raise Unreadable("no picture can be decoded")
-        if duration <= 0 or rate is None:
+        if duration <= 0 or not states_rate:
             with open_film(stream, TimeLimit(math.inf)) as film:
                 read, num_packets = film.read_seconds()
             duration = duration if duration > 0 else read
-            rate = rate or (num_packets / duration if num_packets > 1 and duration > 0 else UNKNOWN_RATE_HZ)
+            if not states_rate and num_packets > 1 and duration > 0:
+                rate = num_packets / duration
         if not 0 < duration < math.inf:
             raise Unreadable("header without frames")
         return VideoInfo(duration, width, height, rate, num_frames, codec, form)

@@ -37,8 +37,7 @@ _ESTIMATED = ("mpeg", "mpegts")  # their duration is guessed from the last stamp
 _SPARSE = ("mpeg",)  # few packets are stamped, and after a jump the others are off by some frames
 _TAIL_SECONDS = 3.0
 _MAX_RATE_HZ = 1000.0  # from here on it is rather the unit of the time stamps
-UNKNOWN_RATE_HZ = 25.0
-"""Of films that do not tell theirs."""
+_UNKNOWN_RATE_HZ = 25.0
 _DROPPABLE = ("h264", "mpeg1video", "mpeg2video", "mpeg4")  # no frame refers to those that FFmpeg drops as "NONREF"
 _NEAR_SECONDS = 0.25  # to decode up to here costs less than to seek
 _STEPS_BACK_SECONDS = (1.0, 4.0, 16.0, 64.0, 256.0)
@@ -60,8 +59,8 @@ class Film:
     """An opened film. Its frames are read in one go.
 
     Attributes:
-        stated_rate_hz: average frame rate, None where it is not known.
-        rate_hz: the same, 25 where it is not known.
+        rate_hz: average frame rate, or FFmpeg's guess; 25 where there is none.
+        states_rate: whether it is the average by the header.
         num_frames: as the header states, 0 when it does not.
         stored_size: (width, height) in pixels as the header states, 0 when it does not.
         pixel_aspect: width over height of a pixel; 1 where it is not known or makes no sense.
@@ -98,8 +97,8 @@ class Film:
         self._container, self._track, self._context, self._check = container, track, context, check
         self._unit = float(track.time_base or 0) or 1e-6
         rates = [float(rate) for rate in (track.average_rate, track.guessed_rate, track.base_rate) if rate and rate > 0]
-        self.stated_rate_hz = next((rate for rate in rates if rate < _MAX_RATE_HZ), None)
-        self.rate_hz = self.stated_rate_hz or UNKNOWN_RATE_HZ
+        self.rate_hz = next((rate for rate in rates if rate < _MAX_RATE_HZ), _UNKNOWN_RATE_HZ)
+        self.states_rate = bool(track.average_rate)
         self._gap = 1 / self.rate_hz
         units = self._gap / self._unit
         self._blur = 0.0 if abs(units - round(units)) < 1e-6 else self._unit  # of time stamps that are rounded
