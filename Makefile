@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## pretrain, embed and evaluate on small sets of sounds, pictures and films; DATA=folder takes your labelled recordings
-	$(BIN)/bridle demo $(if $(DATA),--data "$(DATA)")
+	$(BIN)/bridle demo $(if $(DATA),--data "$(DATA)",--minutes 2.5)
 	$(if $(DATA),,$(BIN)/bridle demo --medium image)
 	$(if $(DATA),,$(BIN)/bridle demo --medium video)
 

@@ -122,7 +122,7 @@ class ProgressReporter:
         if self._task is not None:
             self._bar.update(self._task, note=note)
         if self._bar.disable and (time.monotonic() >= self._next_line or self._done == self._steps):
-            console().print(f"{self._name}  {self._done}/{self._steps}  {note}")
+            console().print(f"{self._name}  {self._done}/{self._steps}  {note}", soft_wrap=True)
             self._next_line = time.monotonic() + self._every
 
 

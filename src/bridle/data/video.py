@@ -25,8 +25,8 @@ from bridle.media.video_torchcodec import require_torchcodec
 
 # A last window of a single frame shows no motion.
 _MIN_WINDOW_FRAMES = 2
-# Films of at most so many clips are kept decoded whole: of longer ones most frames would be decoded for nothing.
-_CACHED_CLIPS = 4
+# Films of at most so many clips are kept decoded whole: the first epochs of longer ones would be slow for what later ones gain.
+_CACHED_CLIPS = 8
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class VideoConfig(PixelConfig):
 class VideoLoader:
     """Clips ``(C, T, H, W)`` of uint8 pixels; cropped, turned over and normalised on the device, all frames of a clip alike.
 
-    Pictures are squashed and centred as by :class:`~bridle.data.image.ImageLoader`. Films of at most four clips are kept
+    Pictures are squashed and centred as by :class:`~bridle.data.image.ImageLoader`. Films of at most eight clips are kept
     decoded until ``cache_gigabytes`` are full; the cache changes no number.
     """
 
@@ -98,7 +98,7 @@ class VideoLoader:
         return min(entry.duration_seconds, full)
 
     def cacheable_bytes(self, entry: Entry) -> int:
-        """Of all frames of a film of at most four clips."""
+        """Of all frames of a film of at most eight clips."""
         total = self._num_frames(entry)
         short = total <= _CACHED_CLIPS * self.config.num_frames * self.config.stride
         return total * self.config.channels * self.config.decode_size**2 if short else 0
