@@ -207,15 +207,15 @@ def test_projection_of_times(config):
     config = replace(config, phases="cold:10, tokenizer:6steps", train=replace(config.train, batch_size=2))
     plan = make_plan(scan_of([2.0] * 8).manifest, config)
     assert (plan.steps_per_epoch, plan.full_steps) == (4, 4.0)
-    speed = project(config, plan, {"cold": (2.0, 2), "tokenizer": (3.0, 1)}, 0.5, "cpu")
+    speed = project(config, plan, {"cold": (2.0, 2), "tokenizer": (3.0, 1)}, 0.5, 0.5, "cpu")
     cold, tokenizer = speed.phases
     assert (cold.num_steps, cold.epoch_seconds, cold.seconds) == (40, 8.0, 80.0)
     assert (tokenizer.num_steps, tokenizer.epoch_seconds, tokenizer.seconds) == (6, 12.0, 18.0)
     assert (speed.read_seconds, speed.reread_seconds, speed.seconds) == (4.0, 0.0, 102.0)
     uncached = replace(plan, cache_limit_bytes=0)
-    assert project(config, uncached, {"cold": (2.0, 2), "tokenizer": (3.0, 1)}, 0.5, "cpu").seconds == 98.0 + 4.0 * 11.5
+    assert project(config, uncached, {"cold": (2.0, 2), "tokenizer": (3.0, 1)}, 0.5, 0.5, "cpu").seconds == 98.0 + 4.0 * 11.5
     workers = replace(config, train=replace(config.train, num_workers=2))
-    assert project(workers, uncached, {"cold": (2.0, 2), "tokenizer": (3.0, 1)}, 0.5, "cpu").seconds == 98.0
+    assert project(workers, uncached, {"cold": (2.0, 2), "tokenizer": (3.0, 1)}, 0.5, 0.5, "cpu").seconds == 98.0
 
 
 def test_a_batch_that_takes_too_long_is_timed_in_part(tiny_folder, config):
@@ -289,11 +289,11 @@ def test_advice_about_time(config):
     scan = scan_of([2.0] * 3000)
     config = replace(config, phases="cold:10")
     plan = make_plan(scan.manifest, config)
-    slow = project(config, plan, {"cold": (100.0, 8)}, 40.0, "cpu")
+    slow = project(config, plan, {"cold": (100.0, 8)}, 40.0, 40.0, "cpu")
     lines = advise(Finding(scan, plan, slow, None, 10**12), config)
     assert any("days on this machine (cpu)" in line for line in lines)
     uncached = replace(plan, cache_limit_bytes=0)
-    reading = project(config, uncached, {"cold": (1.0, 8)}, 1.0, "cpu")
+    reading = project(config, uncached, {"cold": (1.0, 8)}, 1.0, 1.0, "cpu")
     assert any("use --train.num-workers 2" in line for line in advise(Finding(scan, uncached, reading, None, 10**12), config))
 
 
@@ -345,6 +345,26 @@ def test_small_pictures_are_given_a_size_that_fits(name, edges, expected):
     patch = tuple(map(int, values.get("encoder.patch", "").split())) or config.encoder.patch
     changed = replace(config, **{config.medium.name: clips}, encoder=replace(config.encoder, patch=patch))
     assert clip_grid(changed).height >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "edge", "expected"),
+    [
+        ("image-small", 133, "--image.size 112 --image.decode-size 128 --encoder.patch 1 8 8"),
+        ("video-small", 1080, "--video.size 224 --video.decode-size 256 --encoder.patch 2 16 16"),
+        ("image-small", 83, None),
+        ("image-base", 600, None),
+    ],
+)
+def test_large_pictures_lose_what_they_show(name, edge, expected):
+    lines = [line for line in advice(recipe(name), scan_of_pixels([edge] * 50, name.split("-")[0])) if "become" in line]
+    assert [expected in line for line in lines] == ([True] if expected else [])
+
+
+def test_colour_that_a_recipe_does_not_see_is_named():
+    for name, expected in (("image-small", True), ("image-base", False)):
+        lines = advice(recipe(name), scan_of_pixels([100] * 50))
+        assert any("--image.channels 3 --encoder.channels 3" in line for line in lines) == expected
 
 
 def test_projection_of_broken_files():

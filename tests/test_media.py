@@ -19,7 +19,7 @@ from bridle import cli
 from bridle.config import to_dict
 from bridle.data.manifest import read_manifest
 from bridle.data.medium import MEDIA
-from bridle.errors import BridleError
+from bridle.errors import BridleError, ConfigError, DataError
 from bridle.eval.features import POOLINGS, collect_features
 from bridle.inference import load
 from bridle.nn.pooling import pooled_width
@@ -154,7 +154,16 @@ def test_features_have_the_axes_of_the_medium(kind: str, run: Path, folder: Path
     assert model.features(long, "time").shape[-1] == model.width
     assert model.features(long, "grid").shape[-1] == model.width
     torch.testing.assert_close(model.embed(long), features.flatten(0, -2).mean(0), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match="pooling is 'max'; it must be one of mean, time"):
+        model.embed(long, "max")  # type: ignore[arg-type]
+    for wrong in (0, model.depth + 1, "2", 1.5):
+        with pytest.raises(ConfigError, match=r"layer .* does not exist"):
+            model.features(long, layer=wrong)  # type: ignore[arg-type]
     for pooling in ("mean", "time", "statistics", "grid", "grid statistics", "grid motion"):
+        if kind == "image" and pooling == "grid motion":
+            with pytest.raises(ConfigError, match="pictures do not move"):
+                model.embed(long, pooling)
+            continue
         assert model.embed(long, pooling).shape == (pooled_width(model.width, grid, pooling),)
     codes = model.tokenize(long)
     assert codes.codes.shape == (codes.grid.num_patches, 2)
@@ -174,6 +183,8 @@ def test_embed_all_is_embed_of_each(kind: str, run: Path, folder: Path) -> None:
     model = load(run, "cpu")
     files = [str(entry.path) for entry in read_manifest(folder, MEDIA[kind]).entries]  # type: ignore[index]
     torch.testing.assert_close(model.embed_all(files), torch.stack([model.embed(file) for file in files]), atol=1e-5, rtol=1e-4)
+    with pytest.raises(DataError, match="give a list of them"):
+        model.embed_all(files[0])
 
 
 def test_commands_take_the_medium(kind: str, run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -60,6 +60,8 @@ def test_only_matrices_decay(peers: Any, medium: str) -> None:
     by_decay = {group["weight_decay"]: group["params"] for group in groups}
     assert set(by_decay) == {0.0, peers.WEIGHT_DECAY}
     assert all(parameter.ndim > 1 for parameter in by_decay[peers.WEIGHT_DECAY])
+    tokens = {id(parameter) for name, parameter in model.named_parameters() if name.endswith(("cls_token", "mask_token"))}
+    assert tokens and tokens <= {id(parameter) for parameter in by_decay[0.0]}
     assert sum(map(len, by_decay.values())) == sum(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -38,6 +38,8 @@ def test_unknown_recipe_names_the_known() -> None:
         ("level_weights: [1.0]\n", "level_weights has 1"),
         ("encoder: {patch: [16, 24, 1]}\n", "height 128"),
         ("phases: 'cold:x'\n", "phases"),
+        ("cold_start: {smooth: 3}\n", "cold_start.smooth=3 must divide"),
+        ("cold_start: {normalise: motion}\nencoder: {axes: [height, width]}\n", "needs clips with a time"),
         ("!!python/object/apply:os.system ['true']\n", "not"),
     ],
 )

@@ -137,7 +137,7 @@ def test_parts_of_something_else_are_never_mixed(model, manifest, tmp_path):
     before = content(tmp_path)
     other = random_model(model.config, torch.device("cpu"))
     fewer = replace(manifest, entries=(*manifest.entries[1:], manifest.entries[0]))
-    with pytest.raises(RunError, match=f"fingerprint={model.fingerprint}, not {other.fingerprint}; choose another --out"):
+    with pytest.raises(RunError, match=f"by another model, {model.fingerprint}, not {other.fingerprint}; choose another --out"):
         write_embeddings(other, manifest, tmp_path)
     with pytest.raises(RunError, match="pooling=mean, not time"):
         write_embeddings(model, manifest, tmp_path, pooling="time")

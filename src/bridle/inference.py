@@ -20,7 +20,7 @@ from bridle.errors import DataError, DecodeError, RunError
 from bridle.grid import PatchGrid
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.networks import Networks, model_fingerprint, read_networks
-from bridle.nn.pooling import Pooling, num_cells, pool
+from bridle.nn.pooling import Pooling, check_pooling, num_cells, pool
 from bridle.nn.positions import AXES
 from bridle.objectives.view import whole_view
 from bridle.run import RunConfig, RunFolder
@@ -91,6 +91,10 @@ class Model:
         self.loader = build_loader(config.clips)
         self.fingerprint = model_fingerprint(config, networks.state_dict())
 
+    def __repr__(self) -> str:
+        kind, encoder = self.config.medium.name, self.config.encoder
+        return f"<{kind} model {self.fingerprint}: width {encoder.width}, depth {encoder.depth}, on {self.device}>"
+
     @property
     def width(self) -> int:
         """D, the width of the features."""
@@ -131,8 +135,10 @@ class Model:
         Raises:
             DecodeError: the file cannot be read.
             DataError: what is in memory is nothing that the model's medium knows, empty or not finite.
-            ConfigError: there is no such layer.
+            ConfigError: there is no such layer or pooling.
         """
+        if pooling != "none":
+            check_pooling(pooling, self.config.medium.timed)
         parts = []
         grid = None
         for encoded in self.encode(self._windows(item), layers=(self.depth if layer is None else layer,)):
@@ -165,8 +171,9 @@ class Model:
         Raises:
             DecodeError: the file cannot be read.
             DataError: what is in memory is nothing that the model's medium knows, empty or not finite.
-            ConfigError: there is no such layer.
+            ConfigError: there is no such layer or pooling.
         """
+        check_pooling(pooling, self.config.medium.timed)
         return self.features(item, pooling, layer).flatten()
 
     def embed_all(self, items: Iterable[Item], pooling: Pooling = "mean", layer: int | None = None) -> Tensor:
@@ -183,8 +190,11 @@ class Model:
         Raises:
             DecodeError: a file cannot be read.
             DataError: as for :meth:`embed`; or there is no item.
-            ConfigError: there is no such layer.
+            ConfigError: there is no such layer or pooling.
         """
+        check_pooling(pooling, self.config.medium.timed)
+        if isinstance(items, str | Path):
+            raise DataError(f"the items are one path, {str(items)!r}; give a list of them, or use embed")
         windows = (
             Window(index, clip.start_seconds, clip.inputs, clip.aspect)
             for index, item in enumerate(items)
@@ -198,11 +208,12 @@ class Model:
                 if window.index == len(sums):
                     sums.append(torch.zeros_like(vector))
                     weights.append(0.0)
-                sums[window.index] += vector * steps
-                weights[window.index] += steps
+                weight = steps - 1 if pooling == "grid motion" else steps  # a mean over pairs, or over steps
+                sums[window.index] += vector * weight
+                weights[window.index] += weight
         if not sums:
             raise DataError("there is nothing to embed; give at least 1 item")
-        return torch.stack(sums) / torch.tensor(weights)[:, None]
+        return torch.stack(sums) / torch.tensor(weights).clamp(min=1)[:, None]
 
     def tokenize(self, item: Item) -> Codes:
         """Codes of every patch; windows as for :meth:`features`.

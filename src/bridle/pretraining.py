@@ -87,7 +87,7 @@ class Outcome:
 
 def pretrain(
     config: RunConfig,
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     resume: bool = False,
@@ -98,7 +98,7 @@ def pretrain(
 
     Args:
         config: usually from :mod:`bridle.recipes`.
-        sources: folders, manifests or tar shards.
+        sources: folders, manifests or tar shards, or one of them.
         out: run folder.
         resume: continue the run in ``out`` from its newest whole checkpoint; start it when there is none.
         device: defaults to this process's GPU, else the CPU.
@@ -118,7 +118,9 @@ def pretrain(
     device = device or distributed.default_device()
     folder = RunFolder(Path(out))
     check_folder(folder, resume)
-    manifest = read_manifest([Path(source) for source in sources], config.medium)
+    if resume and not folder.exists():
+        reporter.message(f"no run in {folder.path} yet: it begins")
+    manifest = read_manifest(sources, config.medium)
     minutes = sum(entry.duration_seconds for entry in manifest.entries) / 60
     reporter.message(f"{len(manifest)} {config.medium.nouns}" + (f", {minutes:.1f} minutes" if config.medium.timed else ""))
     config = resolve(config, manifest, folder, device)

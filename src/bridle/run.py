@@ -24,7 +24,7 @@ from bridle.grid import PatchGrid
 from bridle.masking import MaskConfig
 from bridle.models.encoder import EncoderConfig
 from bridle.models.predictor import PredictorConfig
-from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig
+from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig, check_cold_start
 from bridle.optim.groups import OptimConfig
 from bridle.phases import Phase, parse_phases
 from bridle.quantize import QuantizerConfig
@@ -98,6 +98,7 @@ class RunConfig:
                 f"set one of {', '.join(MEDIA)}, and leave the others None; {' and '.join(given) or 'none'} is set"
             )
         self._check_patch()
+        check_cold_start(self.cold_start, self.encoder)
         levels = self.quantizer.num_codebooks
         if self.level_weights and len(self.level_weights) != levels:
             raise ConfigError(
@@ -116,7 +117,10 @@ class RunConfig:
         if self.image is not None and self.encoder.patch[0] != 1:
             raise ConfigError(f"encoder.patch={self.encoder.patch} must begin with 1 for images, which have no time")
         if self.encoder.channels != channels:
-            raise ConfigError(f"encoder.channels={self.encoder.channels} must be the clip's {channels}")
+            raise ConfigError(
+                f"encoder.channels={self.encoder.channels} must be the clip's {channels}: set encoder.channels"
+                + ("" if self.audio else f" and {self.medium.name}.channels alike")
+            )
 
     @property
     def clips(self) -> ClipConfig:

@@ -61,7 +61,8 @@ def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: to
 
 
 def _with_imported(config: RunConfig, saved: RunConfig) -> RunConfig:
-    """The caller's settings for a run of imported weights that has no step yet; the encoder and what it sees stay.
+    """The caller's settings for a run of imported weights that has no step yet; the encoder stays, and the normalisation
+    where the caller has none.
 
     Raises:
         ConfigError: the encoder, or the size of its clips where its positions depend on that, is another one.

@@ -28,7 +28,7 @@ from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.files import explain_write_error, write_atomically
 from bridle.inference import Model, Window
-from bridle.nn.pooling import Pooling, pool, pooled_width
+from bridle.nn.pooling import Pooling, check_pooling, pool, pooled_width
 from bridle.run import clip_grid
 
 QUARANTINE_NAME = "_quarantine.jsonl"
@@ -128,8 +128,9 @@ def write_embeddings(
     Raises:
         RunError: ``out`` holds parts of something else, or it cannot be written.
         DataError: no file can be read.
-        ConfigError: ``files_per_part`` is below 1, or there is no such layer.
+        ConfigError: ``files_per_part`` is below 1, or there is no such layer or pooling.
     """
+    check_pooling(pooling, model.config.medium.timed)
     width = pooled_width(model.width, clip_grid(model.config), pooling)
     chosen = model.depth if layer is None else layer
     schema = _schema(
@@ -267,12 +268,16 @@ def _read_parts(out: Path, settings: dict[str, Any]) -> dict[int, _Part]:
 
 def _check_same(path: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     remedy = "choose another --out, or remove that folder"
-    for name, value in wanted.items():
-        if name in ("bridle_version", "files") or there.get(name) == value:
-            continue
-        raise RunError(f"{path} was written with {name}={there.get(name)}, not {value}; {remedy}")
+    if there.get("fingerprint") != wanted["fingerprint"]:
+        raise RunError(
+            f"{path} was written by another model, {there.get('fingerprint')}, not {wanted['fingerprint']}; {remedy}"
+        )
     if there["files"] != wanted["files"]:
         raise RunError(f"{path} was written from other files; {remedy}")
+    for name, value in wanted.items():
+        if name == "bridle_version" or there.get(name) == value:
+            continue
+        raise RunError(f"{path} was written with {name}={there.get(name)}, not {value}; {remedy}")
 
 
 def _part_path(out: Path, number: int) -> Path:

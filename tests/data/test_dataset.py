@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 from itertools import pairwise
 
 import pytest
@@ -179,6 +180,26 @@ def test_a_worker_that_dies_while_the_program_is_elsewhere_is_named():
         os.kill(worker.pid, signal.SIGKILL)
         for _ in range(10_000):
             next(stream)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_workers_outlive_a_signal_to_every_process_and_not_their_parents(name):
+    data = dataset()
+    order = EpochOrder(data.lengths(), 3, 20, PATCH[0], seed=5)
+    settings = {"rank": 0, "world_size": 1, "num_workers": 2, "patch": PATCH}
+    stream = iter(batch_loader(data, order, start_step=0, num_steps=40, **settings))
+    found = [next(stream)]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
+    assert equal_all([*found, *stream], batches(data, num_steps=40))
+
+    stream = iter(batch_loader(data, order, start_step=0, num_steps=40, **settings))
+    next(stream)
+    with pytest.raises(DataError, match="a data worker died"):
+        for worker in set(multiprocessing.active_children()) - set(workers):
+            worker.terminate()
+        list(stream)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

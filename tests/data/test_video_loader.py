@@ -5,16 +5,21 @@ import itertools
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from reference.video_files import film, index_of, indices
 
-from bridle.data.batch import collate
+import bridle.data.video as loading
+from bridle.data.batch import Sample, collate
 from bridle.data.loaders import estimate_normalisation
 from bridle.data.manifest import Entry, Manifest, read_manifest
 from bridle.data.medium import VIDEO
 from bridle.data.video import VideoConfig, VideoLoader
 from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.media.video import decode_frames
+from bridle.nn.patches import without_mean_over_time
+from bridle.objectives.view import whole_view
 from bridle.randomness import generator
 
 CONFIG = VideoConfig(size=48, decode_size=60, channels=1, num_frames=8, stride=4, mean=(0.5,), std=(0.2,))
@@ -61,14 +66,24 @@ def test_short_films_give_short_clips(manifest: Manifest) -> None:
     for entry, expected in ((manifest.entries[1], [0, 4, 8, 12, 16]), (manifest.entries[3], [0])):
         assert indices(loader.load(entry, generator(0)).inputs) == expected
     items = [loader.load(entry, generator(0)) for entry in manifest.entries]
-    from bridle.data.batch import Sample
-
     batch = collate([Sample(c.inputs, c.inputs.shape[1], i, i, c.aspect) for i, c in enumerate(items)], (2, 8, 8))
     found = loader.finish(batch, augment=True)
     assert found.inputs.shape == (4, 1, 8, 48, 48)
-    assert bool((found.inputs[1, :, 5:] == 0).all())
-    assert bool((found.inputs[3, :, 1:] == 0).all())
-    assert bool((found.inputs[0] != 0).any())
+    for row, length in ((1, 5), (3, 1)):
+        assert bool((found.inputs[row, :, length:] == found.inputs[row, :, length - 1 : length]).all()), "the last frame stays"
+    assert bool((found.inputs[1, :, :1] != found.inputs[1, :, 4:5]).any())
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 8])
+def test_nothing_moves_in_a_still_film_whose_last_patch_is_not_full(length: int) -> None:
+    still = torch.randint(0, 256, (1, 1, 48, 48), dtype=torch.uint8, generator=generator(0)).expand(-1, length, -1, -1)
+    moving = torch.randint(0, 256, (1, 8, 48, 48), dtype=torch.uint8, generator=generator(1))
+    batch = collate([Sample(still, length, 0, 0), Sample(moving, 8, 1, 1)], (2, 8, 8))
+    view = whole_view(VideoLoader(CONFIG).finish(batch, augment=False), (2, 8, 8))
+    moved = without_mean_over_time(view.patches, view.every.valid, (2, 8, 8))
+    num_valid = int(view.steps[0]) * view.patches.grid.patches_per_step
+    assert float(moved[0, :num_valid].abs().max()) < 1e-6
+    assert float(moved[1].abs().mean()) > 0.1
 
 
 def test_windows_cover_the_film_once(manifest: Manifest) -> None:
@@ -103,7 +118,7 @@ def test_with_a_full_cache_only_the_clip_is_decoded(manifest: Manifest, monkeypa
     for _ in range(2):
         loader.load(manifest.entries[0], generator(0))
         loader.load(manifest.entries[1], generator(0))
-    assert asked == [50, 8, 8], "50 frames fit once, 20 more do not"
+    assert asked == [50, 5, 5], "50 frames fit once, 20 more do not, of which a clip takes every fourth"
 
 
 def test_a_film_that_ends_early_is_the_same_with_and_without_cache(tmp_path: Path) -> None:
@@ -149,7 +164,50 @@ def test_a_header_that_promises_too_much_does_not_cost_the_film(manifest: Manife
 
 def test_what_lies_behind_the_stated_duration_is_left_out(manifest: Manifest) -> None:
     short = dataclasses.replace(manifest.entries[2], duration_seconds=3.0)
-    assert [index for w in VideoLoader(CONFIG).windows(short) for index in indices(w.inputs)] == list(range(0, 96, 4))
+    assert [index for w in VideoLoader(CONFIG).windows(short) for index in indices(w.inputs)] == list(range(0, 75, 4))
+
+
+@pytest.mark.parametrize(("rate_hz", "seconds"), [(None, None), (10.0, None), (None, 0.8), (None, 1.7), (13.0, 3.0)])
+def test_the_cache_changes_no_number_at_the_end_of_a_film(tmp_path: Path, rate_hz: float | None, seconds: float | None) -> None:
+    for length in (23, 41):
+        entry = read_manifest([film(tmp_path / f"{length}.mp4", length)], VIDEO).entries[0]
+        entry = dataclasses.replace(entry, duration_seconds=seconds or entry.duration_seconds)
+        for stride in (1, 3, 4):
+            config = dataclasses.replace(CONFIG, stride=stride, rate_hz=rate_hz)
+            cached, uncached = VideoLoader(config), VideoLoader(dataclasses.replace(config, cache_gigabytes=0.0))
+            ours, theirs = cached.load(entry, generator(0)), uncached.load(entry, generator(0))
+            assert torch.equal(ours.inputs, theirs.inputs)
+            assert ours.start_seconds == pytest.approx(theirs.start_seconds)
+            assert ours.inputs.shape[1] <= cached.length(entry)
+            assert cached._cache.num_bytes > 0
+
+
+def test_a_film_that_is_kept_whole_may_take_as_long_as_its_clips(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    decode = loading.decode_frames
+    monkeypatch.setattr(
+        loading, "decode_frames", lambda *given, **asked: limits.append(asked["max_decode_seconds"]) or decode(*given, **asked)
+    )
+    config = dataclasses.replace(CONFIG, max_decode_seconds=7.0)
+    VideoLoader(config).load(manifest.entries[0], generator(0))
+    VideoLoader(dataclasses.replace(config, cache_gigabytes=0.0)).load(manifest.entries[0], generator(0))
+    assert limits == [56.0, 7.0]
+
+
+def test_a_film_gives_the_same_in_memory_and_from_its_file(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", 40, width=128, height=96, draw=scene, options={"crf": "1"})
+    config = dataclasses.replace(CONFIG, stride=2)
+    frames = decode_frames(path, num_frames=20, step_seconds=0.08).pixels.transpose(0, 1)
+    loader = VideoLoader(config)
+    for ours, theirs in zip(loader.windows(read_manifest([path], VIDEO).entries[0]), loader.windows_of(frames), strict=True):
+        gap = (ours.inputs.float() - theirs.inputs.float()).abs()
+        assert gap.mean() < 1
+        assert gap.max() <= 8
+
+
+def scene(index: int, width: int, height: int) -> np.ndarray:
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    return (128 + 100 * np.sin(x / 9 + index / 3) * np.cos(y / 7)).astype(np.uint8)
 
 
 def test_frames_in_memory_are_windows_of_a_film(manifest: Manifest) -> None:

@@ -196,7 +196,7 @@ def test_weights_that_do_not_fit_are_refused(change: dict[str, Tensor | None], m
 
 
 def test_heads_are_asked_for_where_nothing_tells_them() -> None:
-    with pytest.raises(ConfigError, match="width 32 do not tell the number of attention heads; give heads="):
+    with pytest.raises(ConfigError, match=r"width 32 do not tell the number of attention heads; give it \(heads=, --heads\)"):
         read_encoder(mae())
     with pytest.raises(ConfigError, match="heads=5 must divide"):
         read_encoder(mae(), heads=5)

@@ -427,12 +427,13 @@ def test_no_file_handle_is_left_open(tmp_path):
         gc.enable()
 
 
-def test_a_jpeg_that_asks_for_the_picture_again_and_again_ends_in_time(monkeypatch):
+@pytest.mark.parametrize("num_bytes", [200_000, 20_000])
+def test_a_jpeg_that_asks_for_the_picture_again_and_again_ends_in_time(monkeypatch, num_bytes):
     stream = io.BytesIO()
     Image.new("L", (400, 300)).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()
     scan = data[data.rindex(b"\xff\xda") : -2]
-    endless = data[:-2] + scan * (200_000 // len(scan)) + b"\xff\xd9"
+    endless = data[:-2] + scan * (num_bytes // len(scan)) + b"\xff\xd9"
     assert decode_image(io.BytesIO(data), max_decode_seconds=10).width == 400
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now.__setitem__(0, now[0] + 4.0) or now[0])

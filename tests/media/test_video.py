@@ -101,6 +101,16 @@ def whole(path: Path, num_frames: int, step: float) -> list[int]:
     return [index for clip in clips for index in indices(clip.pixels)]
 
 
+def test_a_frame_left_out_by_mistake_costs_the_clips_before_it_nothing(tmp_path, decoded):
+    gaps = np.r_[np.full(1000, 0.04), np.full(12, 0.5), np.full(200, 0.04)]
+    times = [0.0, *np.cumsum(gaps).round(3)[:-1]]
+    path = film(tmp_path / "a.mkv", len(times), times=times, b_frames=2, gop=25)
+    wanted = np.arange(0, times[-1], 0.16)
+    expected = [int(np.searchsorted(times, time + 0.002, side="right")) - 1 for time in wanted]
+    assert whole(path, 8, 0.16)[: len(expected)] == expected
+    assert len(decoded) < 1.3 * len(times), "nothing is decoded twice but what lies before a key frame"
+
+
 def grainy(index: int, width: int, height: int) -> np.ndarray:
     grain = np.random.default_rng(index).integers(-30, 30, (height, width))
     return (picture(index, width, height) + grain).astype(np.uint8)

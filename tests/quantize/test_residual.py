@@ -175,6 +175,12 @@ def test_fit_bounds_its_sample() -> None:
     torch.testing.assert_close(shares, shares.round())
 
 
+def test_fit_refuses_vectors_that_are_all_equal() -> None:
+    quantizer = make()
+    with pytest.raises(QuantizerError, match="all 500 vectors of the k-means sample are equal: the clips are silent"):
+        quantizer.fit(torch.full((500, quantizer.config.code_dim), 0.5), seed=0)
+
+
 def test_hash_sees_one_bit() -> None:
     quantizer = make()
     before = int(quantizer.codebook_hash())

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bridle.errors import ConfigError, RunError
-from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_weights, save_checkpoint
+from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_state, read_weights, save_checkpoint
 
 
 def save(run: Path, step: int, value: float | None = None, **options):
@@ -232,6 +232,8 @@ def test_other_version_is_named_and_never_passed_over(tmp_path):
     assert latest_checkpoint(tmp_path) == path
     with pytest.raises(RunError, match="written by format 7, this bridle reads 2: install a bridle that reads format 7"):
         load_checkpoint(path)
+    with pytest.raises(RunError, match="written by format 7"):
+        read_state(path)
     save_file({"w": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "bridle", "version": "7"})
     with pytest.raises(RunError, match="written by format 7, this bridle reads 2"):
         read_weights(tmp_path / "x.safetensors")

@@ -116,9 +116,12 @@ def gain_grid(gains: Sequence[Gain]) -> Table:
 
 def without_gain(evaluation: Evaluation, nouns: str) -> str:
     """What to say when no probe surely finds the pretrained encoder better than the random one."""
-    if any(result.accuracy >= _CEILING for row in evaluation.rows if row.features == RANDOM for result in row.probes.values()):
+    gains = [gain for gain in evaluation.gains if gain.over == RANDOM]
+    if any(gain.mean < 0 and gain.certain for gain in gains):
+        return f"This run did not pay here: give it more --minutes, or more {nouns}."
+    if all(result.accuracy >= _CEILING for row in evaluation.rows if row.features == RANDOM for result in row.probes.values()):
         return "There was nothing to gain here: the random encoder tells them, too."
-    return f"This run did not pay here: give it more --minutes, or more {nouns}."
+    return f"Whether this run paid here is not certain: give it more --minutes, or more {nouns}."
 
 
 def in_words(gains: Sequence[Gain]) -> Text:

@@ -17,9 +17,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 _CONSOLE: list[Console] = []
+_WIDE = 110  # columns from which on a long bar leaves room for the values
 
 
 def console() -> Console:
@@ -74,16 +75,18 @@ class ProgressReporter:
     """
 
     def __init__(self, every_seconds: float = 15.0) -> None:
+        whole = Column(no_wrap=True, overflow="ignore")
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("[bold]{task.description}", table_column=whole),
+            BarColumn(bar_width=24 if console().width >= _WIDE else 8, table_column=whole),
+            MofNCompleteColumn(table_column=whole),
+            TimeElapsedColumn(table_column=whole),
+            TextColumn("left", table_column=whole),
+            TimeRemainingColumn(elapsed_when_finished=False, table_column=whole),
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=console(),
             disable=not console().is_terminal,
+            expand=True,
         )
         self._task: TaskID | None = None
         self._name, self._steps, self._done = "", 0, 0

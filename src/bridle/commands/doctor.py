@@ -16,6 +16,7 @@ from rich.text import Text
 from bridle.commands.arguments import Data, JsonFile, parse, write_json
 from bridle.commands.display import console, stages, table
 from bridle.config import to_dict
+from bridle.data.manifest import likely_medium
 from bridle.doctor.advice import BLANK
 from bridle.doctor.plan import Plan
 from bridle.doctor.report import Files, Report, examine
@@ -44,7 +45,9 @@ class Arguments:
     """Of ``bridle doctor``."""
 
     data: Data
-    recipe: Annotated[str, tyro.conf.arg(metavar="RECIPE", help="The recipe to train by.")] = "audio-small"
+    recipe: Annotated[
+        str | None, tyro.conf.arg(metavar="RECIPE", help="The recipe to train by; the small one of what is there if not given.")
+    ] = None
     decode: Annotated[int, tyro.conf.arg(metavar="COUNT", help="Files to decode, drawn at random.")] = 200
     all: Annotated[bool, tyro.conf.arg(help="Decode every file, so that every broken one is found.")] = False
     speed: Annotated[bool, tyro.conf.arg(help="Time training steps on this machine.")] = True
@@ -54,7 +57,7 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle doctor", _DESCRIPTION)
-    config = recipe(parsed.recipe)
+    config = recipe(parsed.recipe or f"{likely_medium(parsed.data).name}-small")
     with stages() as on_progress:
         report = examine(
             parsed.data,
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         write_json(parsed.json, json.dumps(to_dict(report), indent=1))
     for part in screen(report, config):
         console().print(part, soft_wrap=isinstance(part, str))
-    _verdict(report, parsed)
+    _verdict(report, parsed, config.recipe)
     return 1 if report.problems else 0
 
 
@@ -176,12 +179,12 @@ def _speed_line(speed: Speed) -> str:
     return f"in all about {_duration(speed.seconds)} ({where}); reading takes {first} in the first epoch, {later} in later ones"
 
 
-def _verdict(report: Report, parsed: Arguments) -> None:
+def _verdict(report: Report, parsed: Arguments, name: str) -> None:
     console().print()
     if not report.problems:
         data = " ".join(shlex.quote(source) for source in parsed.data)
-        console().print("[bold green]ready to train[/]")
-        console().print(f"  bridle pretrain {parsed.recipe} --data {data} --out runs/first", markup=False, soft_wrap=True)
+        console().print("[bold green]ready to train[/]" + (", better after what is said above" if report.advice else ""))
+        console().print(f"  bridle pretrain {name} --data {data} --out runs/first", markup=False, soft_wrap=True)
     for problem in report.problems:
         console().print(Text.assemble(("training would not start: ", "bold red"), problem), soft_wrap=True)
 

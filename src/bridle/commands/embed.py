@@ -35,8 +35,9 @@ class Arguments:
     pooling: Annotated[
         Pooling,
         tyro.conf.arg(
-            help="Mean over all patches; over time only, which keeps a vector for each frequency band; or statistics, which "
-            "add the deviation over time. `bridle evaluate` shows what suits a task."
+            help="mean over all patches; time: over time only, which keeps a vector for each frequency band or place; grid: a "
+            "mean for each quarter of the picture. With statistics, the deviation over time is added. grid motion: how much "
+            "features change from step to step, 0 for a window of one. `bridle evaluate` shows what suits a task."
         ),
     ] = "mean"
     layer: Annotated[int | None, tyro.conf.arg(metavar="N", help="Layer of the encoder, from 1; the last if not given.")] = None

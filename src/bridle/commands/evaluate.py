@@ -95,6 +95,7 @@ def screen(evaluation: Evaluation, title: str) -> Iterator[RenderableType]:
     yield Text(title, style="bold")
     yield Text(f"{len(evaluation.clips)} clips, {len(evaluation.classes)} classes, {evaluation.splits}")
     yield probe_table(evaluation)
+    yield choice_table(evaluation)
     yield gain_table(evaluation.gains)
     if evaluation.codes is not None:
         yield code_table(evaluation.codes)
@@ -106,17 +107,23 @@ def probe_table(evaluation: Evaluation) -> Table:
     """Accuracy of each probe on each kind of features; the best of a column stands out, and so does the best row."""
     names = list(evaluation.rows[0].probes)
     best = {name: max(row.probes[name].accuracy for row in evaluation.rows) for name in names}
-    headers = [
-        text for name in names for text in (f"{PROBE_TITLES[name][0]} % (95 %)", f"chosen features, {PROBE_TITLES[name][1]}")
-    ]
-    made = table("", ["features", *headers], [])
+    made = table("", ["features", *(f"{PROBE_TITLES[name][0]} % (95 %)" for name in names)], [])
     for row in evaluation.rows:
-        cells = []
-        for name, result in row.probes.items():
-            cells.append(Text(accuracy(result), style="bold green" if result.accuracy == best[name] else ""))
-            cells.append(Text(chosen(result), style="dim"))
+        cells = [
+            Text(accuracy(result), style="bold green" if result.accuracy == best[name] else "")
+            for name, result in row.probes.items()
+        ]
         wins = all(row.probes[name].accuracy == best[name] for name in names)
         made.add_row(Text(row.features, style="bold" if wins or row.features == RUN else ""), *cells)
+    return made
+
+
+def choice_table(evaluation: Evaluation) -> Table:
+    """What the splits chose for each probe, without looking at their test parts."""
+    headers = [f"{PROBE_TITLES[name][0]}: pooling, {PROBE_TITLES[name][1]}" for name in evaluation.rows[0].probes]
+    made = table("chosen inside the training parts", ["features", *headers], [], left=len(headers) + 1)
+    for row in evaluation.rows:
+        made.add_row(row.features, *(Text(chosen(result), style="dim") for result in row.probes.values()))
     return made
 
 

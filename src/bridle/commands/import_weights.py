@@ -67,4 +67,8 @@ def main(arguments: Sequence[str]) -> int:
         console().print(grid)
     command = f"bridle pretrain {made.config.recipe} --data DATA --out {shlex.quote(str(parsed.out))} --resume"
     console().print(f"next: {command}", markup=False, soft_wrap=True)
+    console().print(
+        "This first call may set everything but the encoder; on a small machine, such as "
+        "--train.batch-size 32 --train.num-workers 2 --predictor.depth 2."
+    )
     return 0

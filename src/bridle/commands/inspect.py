@@ -98,7 +98,11 @@ def _clips(config: RunConfig) -> str:
         return f"{fbank.sample_rate} Hz, {fbank.num_mels} mel bands, crops of {config.audio.crop_seconds:g} s"
     channels, height, width = config.clip_shape
     pixels = f"{height} x {width} pixels, {'colour' if channels == 3 else 'grey'}"
-    return pixels if config.video is None else f"{config.video.num_frames} frames, every {config.video.stride}th, of {pixels}"
+    return (
+        pixels
+        if config.video is None
+        else f"{config.video.num_frames} frames of {pixels}, {config.video.stride} frames of the film apart"
+    )
 
 
 def _normalisation(clips: ClipConfig) -> str:
@@ -143,5 +147,6 @@ def _sizes(summary: RunSummary) -> str:
 def _next(summary: RunSummary) -> str:
     if summary.finished:
         run = shlex.quote(summary.path)
-        return f"use it:\n  bridle embed {run} DATA --out VECTORS\n  bridle tokenize {run} DATA --out CODES"
+        commands = ("evaluate {} DATA --label COLUMN", "embed {} DATA --out VECTORS", "tokenize {} DATA --out CODES")
+        return "\n".join(["use it:", *(f"  bridle {command.format(run)}" for command in commands)])
     return f"continue it:\n  {resume_command(summary.config, summary.path)}"

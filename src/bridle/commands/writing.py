@@ -40,7 +40,9 @@ def write_tables(run: Path, data: Sequence[str], out: Path, device: str, write: 
     _say_bad(written, out)
     parts = "1 part" if written.num_parts == 1 else f"{written.num_parts} parts"
     console().print(f"[bold green]done[/] {written.num_rows} rows in {parts}: {escape(str(out))}", soft_wrap=True)
-    console().print(f"read them with: pandas.read_parquet({str(out)!r})", markup=False, soft_wrap=True)
+    console().print(
+        f"read them with: pyarrow.parquet.read_table({str(out)!r}), or pandas.read_parquet", markup=False, soft_wrap=True
+    )
     return 0
 
 

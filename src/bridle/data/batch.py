@@ -37,7 +37,8 @@ class Batch:
     """Clips padded with 0 to one length. It may hold no clip at all (B = 0).
 
     Attributes:
-        inputs: (B, C, T, H, W); T is a multiple of the patch's length. Float32 and normalised once its loader has finished it.
+        inputs: (B, C, T, H, W); T is a multiple of the patch's length. Float32 and normalised once its
+            loader has finished it; padding counts nowhere.
         lengths: (B,) int64 on the CPU, valid frames, at most T.
         seeds: (B,) int64 on the CPU, see :class:`Sample`.
         indices: (B,) int64 on the CPU, rows of the manifest.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -82,7 +83,7 @@ class Loader(Protocol):
         """:meth:`windows` of something in memory. DataError when it is of no kind that the medium knows."""
 
     def finish(self, batch: Batch, augment: bool) -> Batch:
-        """What is left to do with a batch on its device: normalised float32 in the end, and padding 0."""
+        """What is left to do with a batch on its device: normalised float32 in the end."""
 
     def baseline(self, clip: Tensor) -> Tensor:
         """A window (C, T, H, W) as rows (T, X): what an encoder must beat."""
@@ -275,3 +276,14 @@ def one_thread() -> Iterator[None]:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    # `timeout`, Slurm and Ctrl-C signal every process; the training process still needs batches until it has stopped.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+
+
+def _end_when_the_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

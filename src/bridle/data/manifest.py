@@ -175,15 +175,25 @@ def _others(sources: Sequence[Path], medium: Medium, path_column: str | None) ->
     """What of other media there seems to be instead, and which recipes are for it."""
     hints = []
     for other in MEDIA.values():
-        rows = _Rows(other)
-        if other.name != medium.name:
-            with suppress(DataError):
-                for path in sources:
-                    _read_source(path, "", path_column, rows)
-        count = sum(_looks_like(entry, other) for entry in rows.entries)
+        count = _count(sources, other, path_column) if other.name != medium.name else 0
         if count:
             hints.append(f"{count} {other.noun if count == 1 else other.nouns} (recipes {other.name}-...)")
     return f"; what is there looks like {' and '.join(hints)}" if hints else ""
+
+
+def likely_medium(sources: Sequence[str | Path]) -> Medium:
+    """What most files of the sources look like by their names; sound where there is none."""
+    expanded = [path for item in sources for path in _expand(Path(item))]
+    return max(MEDIA.values(), key=lambda medium: _count(expanded, medium, None))
+
+
+def _count(sources: Sequence[Path], medium: Medium, path_column: str | None) -> int:
+    """Files that look like those of a medium by their names."""
+    rows = _Rows(medium)
+    with suppress(DataError):
+        for path in sources:
+            _read_source(path, "", path_column, rows)
+    return sum(_looks_like(entry, medium) for entry in rows.entries)
 
 
 def _looks_like(entry: Entry, medium: Medium) -> bool:

@@ -59,6 +59,8 @@ class PixelConfig:
                 f"size={self.size}, decode_size={self.decode_size} and max_pixels={self.max_pixels} must be 1 or more, "
                 f"channels={self.channels} must be 1 or 3"
             )
+        if self.decode_size < self.size:
+            raise ConfigError(f"decode_size={self.decode_size} must be at least size={self.size}: set both")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ConfigError(f"scale={self.scale} must rise within 0 and 1, 0 excluded")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
@@ -77,7 +79,9 @@ class PixelConfig:
 
 
 def finish_pixels(batch: Batch, config: PixelConfig, augment: bool) -> Batch:
-    """uint8 (B, C, T, H, W) to normalised float32 (B, C, T, size, size), on the batch's device; padding stays 0.
+    """uint8 (B, C, T, H, W) to normalised float32 (B, C, T, size, size), on the batch's device.
+
+    Frames behind the end of a clip repeat its last one, so that nothing moves in a patch that it fills in part.
 
     Args:
         batch: of squashed pictures of ``decode_size`` when ``augment``, else of ``size``.
@@ -86,18 +90,17 @@ def finish_pixels(batch: Batch, config: PixelConfig, augment: bool) -> Batch:
     """
     if config.mean is None or config.std is None:
         raise ConfigError("mean and std of the pixels are not set; set them, or have them estimated")
+    pixels, frames = batch.inputs, batch.inputs.shape[2]
+    if bool((batch.lengths < frames).any()):
+        shown = torch.arange(frames).minimum(batch.lengths[:, None] - 1).to(pixels.device, non_blocking=True)
+        pixels = pixels.gather(2, shown[:, None, :, None, None].expand_as(pixels))
     if augment:
         crops = draw_crops(batch.aspects, batch.seeds, config.scale, config.ratio)
         flips = draw_flips(batch.seeds) if config.flip else torch.zeros(len(batch), dtype=torch.bool)
-        values = crop_and_resize(batch.inputs, crops, flips, config.size)
+        values = crop_and_resize(pixels, crops, flips, config.size)
     else:
-        values = to_unit(batch.inputs)
-    values = normalise(values, config.mean, config.std)
-    frames = values.shape[2]
-    if bool((batch.lengths < frames).any()):
-        valid = torch.arange(frames) < batch.lengths[:, None]
-        values = values * valid[:, None, :, None, None].to(values.device, non_blocking=True)
-    return dataclasses.replace(batch, inputs=values)
+        values = to_unit(pixels)
+    return dataclasses.replace(batch, inputs=normalise(values, config.mean, config.std))
 
 
 def pixel_baseline(pixels: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class Quarantine:
         if self._in_a_row >= self._max_in_a_row:
             raise TooManyBadFiles(
                 f"{self._in_a_row} files in a row are unreadable (max_bad_in_a_row is {self._max_in_a_row}): "
-                f"{self._summary(bad)}; check that the data is still there, or raise max_bad_in_a_row"
+                f"{self._summary(bad)}; check that the data is still there, or raise train.max_bad_in_a_row"
             )
 
     def _start(self, known: Sequence[BadFile], keys: frozenset[str] | None) -> None:
@@ -158,7 +158,7 @@ class Quarantine:
                 f"{len(self._reasons)} of {self._num_files} files are unreadable (limit {self._limit}): "
                 f"{self._summary(self.files)}; remove them, or repair them"
                 + (" and delete the list" if self._path is not None else "")
-                + ", or raise max_bad_fraction"
+                + ", or raise train.max_bad_fraction"
             )
 
     def _summary(self, bad: Sequence[BadFile]) -> str:

@@ -69,6 +69,8 @@ def choose_column(path: Path, names: Sequence[str], path_column: str | None, usu
             return name
     there = f"its columns are {', '.join(names)}" if names else "it has no columns of text"
     if path_column is None:
-        raise DataError(f"{path} has none of the path columns {', '.join(wanted)}; {there}: name one by path_column")
+        raise DataError(
+            f"{path} has none of the path columns {', '.join(wanted)}; {there}: name the column of paths (path_column, --path)"
+        )
     near = difflib.get_close_matches(path_column, names, n=1, cutoff=0.0)
     raise DataError(f"{path} has no column '{path_column}'; {there}" + (f"; did you mean '{near[0]}'?" if near else ""))

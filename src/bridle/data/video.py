@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, ClassVar
 
@@ -19,10 +19,13 @@ from bridle.data.medium import VIDEO, Medium
 from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
 from bridle.errors import ConfigError, DecodeError
 from bridle.media.augment import crop_start
-from bridle.media.image import Fit, picture_of
+from bridle.media.image import Fit
 from bridle.media.video import ENDS_BEFORE, Decoder, decode_frames, decode_windows, probe_video
+from bridle.media.video_canvas import Canvas
 from bridle.media.video_torchcodec import require_torchcodec
 
+# (frames, height, width)
+_GREY_AXES = 3
 # A last window of a single frame shows no motion.
 _MIN_WINDOW_FRAMES = 2
 # Films of at most so many clips are kept decoded whole: the first epochs of longer ones would be slow for what later ones gain.
@@ -89,7 +92,7 @@ class VideoLoader:
         """Frames of the entry's clip; a full clip when duration or rate is not known."""
         if entry.duration_seconds <= 0 or not (self.config.rate_hz or entry.rate_hz):
             return self.config.num_frames
-        return min(self.config.num_frames, -(-self._num_frames(entry) // self.config.stride))
+        return self._left(self._num_frames(entry), 0)
 
     def clip_seconds(self, entry: Entry) -> float:
         """Time from the first frame of a clip to behind its last."""
@@ -116,51 +119,53 @@ class VideoLoader:
         start = crop_start(total, span, generator)
         num_bytes = self.cacheable_bytes(entry)
         if num_bytes and self._cache.takes(entry, num_bytes):
-            film = self._cache.get(entry, lambda: self._decoded(entry, 0, total, 1, config.decode_size, "squash"))
+            film = self._cache.get(
+                entry, lambda: self._decoded(entry, 0, total, 1, config.decode_size, "squash", _CACHED_CLIPS)
+            )
             start = start if start < film.inputs.shape[1] else 0
             inputs = film.inputs[:, start : start + span : config.stride]
             return LoadedClip(inputs, start / self._rate(entry), film.aspect)
         try:
-            return self._decoded(entry, start, config.num_frames, config.stride, config.decode_size, "squash")
+            return self._decoded(entry, start, self._left(total, start), config.stride, config.decode_size, "squash")
         except DecodeError as error:
             if not start or not error.reason.startswith(ENDS_BEFORE):
                 raise
             # The header promised more than there is.
-            return self._decoded(entry, 0, config.num_frames, config.stride, config.decode_size, "squash")
+            return self._decoded(entry, 0, self._left(total, 0), config.stride, config.decode_size, "squash")
 
     def windows(self, entry: Entry) -> Iterator[LoadedClip]:
         """The whole film in consecutive clips, centres of its pictures, not augmented.
 
-        A last clip of a single frame is left out unless it is the only one, and so is what lies behind the stated duration,
-        since a damaged last frame may claim to be shown for ever.
+        A last clip of a single frame is left out unless it is the only one, and so is what lies behind the stated duration, as
+        in training: a damaged last frame may claim to be shown for ever.
 
         Raises:
             DecodeError: the file cannot be read.
             OSError: the tar it lies in cannot be opened.
         """
         entry, config = self._known(entry), self.config
-        starts = range(
-            0, max(1, self._num_frames(entry) - (_MIN_WINDOW_FRAMES - 1) * config.stride), config.num_frames * config.stride
-        )
+        total = self._num_frames(entry)
+        starts = range(0, max(1, total - (_MIN_WINDOW_FRAMES - 1) * config.stride), config.num_frames * config.stride)
         for start, clip in zip(starts, self._consecutive(entry), strict=False):
             if not start or clip.inputs.shape[1] >= _MIN_WINDOW_FRAMES:
-                yield clip
+                yield replace(clip, inputs=clip.inputs[:, : self._left(total, start)])
 
     def windows_of(self, item: Any) -> Iterator[LoadedClip]:
-        """:meth:`windows` of frames in memory: (T, C, H, W) of uint8 or of floats in [0, 1], taken as the frames of clips.
+        """:meth:`windows` of frames in memory: (T, C, H, W) of uint8 or of floats in [0, 1].
+
+        They are taken as the frames of clips: of a film in memory whole, give every ``stride``-th.
 
         Raises:
             DataError: it is no such tensor.
         """
-        from PIL import Image
+        from av.video.frame import VideoFrame
 
         size, step = self.config.size, self.config.num_frames
         frames = uint8_pixels(item, "a film", ("frames", "1 or 3", "height", "width"))
-        pictures = []
-        for frame in frames:
-            image = Image.fromarray(frame.movedim(0, -1).squeeze(-1).numpy())
-            pictures.append(picture_of(image, channels=self.config.channels, size=(size, size), fit="centre").pixels)
-        pixels = torch.stack(pictures, dim=1)
+        canvas = Canvas((size, size), "centre", self.config.channels, 1.0, self.config.max_pixels)
+        shown = frames.movedim(1, -1).squeeze(-1).contiguous().numpy()
+        kind = "rgb24" if shown.ndim > _GREY_AXES else "gray"
+        pixels = torch.stack([canvas.picture(VideoFrame.from_ndarray(frame, format=kind)) for frame in shown], dim=1)
         seconds = self.config.stride / self.config.rate_hz if self.config.rate_hz else 0.0
         for start in range(0, max(1, len(frames) - _MIN_WINDOW_FRAMES + 1), step):
             yield LoadedClip(pixels[:, start : start + step], start * seconds, frames.shape[3] / frames.shape[2])
@@ -187,6 +192,10 @@ class VideoLoader:
         """Frames of the whole film at its rate, at least 1."""
         return max(1, round(entry.duration_seconds * self._rate(entry)))
 
+    def _left(self, total: int, start: int) -> int:
+        """Frames of a clip from frame ``start`` of a film of ``total``."""
+        return min(self.config.num_frames, -(-(total - start) // self.config.stride))
+
     def _consecutive(self, entry: Entry) -> Iterator[LoadedClip]:
         config, step_seconds = self.config, self.config.stride / self._rate(entry)
         if config.decoder == "torchcodec":
@@ -210,7 +219,10 @@ class VideoLoader:
             ):
                 yield LoadedClip(frames.pixels, frames.start_seconds, frames.width / frames.height)
 
-    def _decoded(self, entry: Entry, start: int, num_frames: int, stride: int, size: int, fit: Fit) -> LoadedClip:
+    def _decoded(
+        self, entry: Entry, start: int, num_frames: int, stride: int, size: int, fit: Fit, patience: int = 1
+    ) -> LoadedClip:
+        """A clip, which may take ``patience`` times as long as the settings say."""
         config, rate = self.config, self._rate(entry)
         with entry.opened() as source:
             frames = decode_frames(
@@ -221,7 +233,7 @@ class VideoLoader:
                 size=(size, size),
                 fit=fit,
                 channels=config.channels,
-                max_decode_seconds=config.max_decode_seconds,
+                max_decode_seconds=patience * config.max_decode_seconds,
                 max_pixels=config.max_pixels,
                 decoder=config.decoder,
                 key=entry.key,

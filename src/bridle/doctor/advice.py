@@ -13,6 +13,7 @@ from bridle.doctor.plan import Plan
 from bridle.doctor.scan import Scan
 from bridle.doctor.speed import Speed
 from bridle.media.audio import AudioInfo
+from bridle.media.image import ImageInfo
 from bridle.run import RunConfig
 
 PATCHES_PER_CODE = 100
@@ -27,6 +28,10 @@ FEW_PATCHES = 4
 """The same for patches along an edge of a picture."""
 SMALL_EDGE = 0.1
 """Share of the files whose edges may stay below an advised size, so that a single icon does not decide."""
+MUCH_LARGER = 3
+"""Files so many times larger than what a recipe makes of them lose most of what they show."""
+LARGEST_SIZE = 224
+GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L")
 
 
 BLANK = {"audio": "silent", "image": "of one colour", "video": "of one colour"}
@@ -162,6 +167,22 @@ def _sizes(found: Finding, config: RunConfig) -> Iterator[str]:
             f"{config.medium.nouns} with an edge below {pixels.size} pixels, which are enlarged to it: {small:,} of "
             f"{len(edges):,}; use --{name}.size {size} --{name}.decode-size {size * pixels.decode_size // pixels.size}"
             + (f" --encoder.patch {time} {patch[0]} {patch[1]}" if patch != places else "")
+        )
+    median = int(np.median(edges)) if edges else 0
+    if median >= MUCH_LARGER * pixels.size:
+        size, name = min(LARGEST_SIZE, median * 7 // 8) // 16 * 16, config.medium.name
+        edge = 16 if size >= 10 * 16 else 8
+        yield (
+            f"{config.medium.nouns} of about {median} pixels become {pixels.size} x {pixels.size}; where details matter, use "
+            f"--{name}.size {size} --{name}.decode-size {size * 8 // 7} "
+            f"--encoder.patch {config.encoder.patch[0]} {edge} {edge}, which takes longer"
+        )
+    modes = [info.mode for info in found.scan.infos if isinstance(info, ImageInfo)]
+    coloured = sum(mode not in GREY_MODES for mode in modes)
+    if pixels.channels == 1 and coloured > 0.5 * max(1, len(modes)):
+        yield (
+            f"pictures in colour: {coloured:,} of {len(modes):,}, and the recipe sees grey; where colour matters, use "
+            "--image.channels 3 --encoder.channels 3"
         )
 
 

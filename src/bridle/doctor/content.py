@@ -15,6 +15,7 @@ from bridle.media.audio import AudioInfo, decode_audio
 from bridle.media.image import ImageInfo, decode_image
 from bridle.media.video import VideoInfo, decode_frames
 
+_MAX_DECODE_SECONDS = 60.0  # as in training
 _WHOLE_SECONDS = 60.0  # a longer sound is decoded at its start and at its end only
 _END_SECONDS = 30.0
 _ENDS = (0.0, 0.9)  # where in a film frames are looked at, as shares of its duration
@@ -60,7 +61,7 @@ def _sound(entry: Entry, info: AudioInfo) -> Content:
 
 def _picture(entry: Entry) -> Content:
     with entry.opened() as source:
-        pixels = decode_image(source, key=entry.key).pixels
+        pixels = decode_image(source, max_decode_seconds=_MAX_DECODE_SECONDS, key=entry.key).pixels
     return Content(_one_colour(pixels), False)
 
 
@@ -86,7 +87,14 @@ def _film(entry: Entry, info: VideoInfo) -> Content:
 def _frames(entry: Entry, info: VideoInfo, start_seconds: float) -> Tensor:
     with entry.opened() as source:
         step = 1 / info.rate_hz
-        return decode_frames(source, start_seconds=start_seconds, num_frames=2, step_seconds=step, key=entry.key).pixels
+        return decode_frames(
+            source,
+            start_seconds=start_seconds,
+            num_frames=2,
+            step_seconds=step,
+            max_decode_seconds=_MAX_DECODE_SECONDS,
+            key=entry.key,
+        ).pixels
 
 
 def _one_colour(pixels: Tensor) -> bool:

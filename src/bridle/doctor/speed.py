@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bridle.data.batch import Batch, Sample, collate
+from bridle.data.loaders import ClipConfig, build_loader, plain
 from bridle.data.manifest import Entry
 from bridle.doctor.plan import Plan, raw_loader
 from bridle.doctor.scan import OnProgress
@@ -100,10 +101,14 @@ def estimate_speed(
         steps[phase.kind] = _time_phase(phase, networks, config, budget_seconds)
     if on_progress is not None:
         on_progress("timing steps", len(kinds), len(kinds))
-    return project(config, plan, steps, _time_reading(config, entries), str(device))
+    uncached = plain(config.clips)
+    kept = _time_reading(replace(uncached, cache_gigabytes=config.clips.cache_gigabytes), entries)
+    return project(config, plan, steps, _time_reading(uncached, entries), kept, str(device))
 
 
-def project(config: RunConfig, plan: Plan, steps: dict[str, tuple[float, int]], clip_seconds: float, device: str) -> Speed:
+def project(
+    config: RunConfig, plan: Plan, steps: dict[str, tuple[float, int]], clip_seconds: float, kept_seconds: float, device: str
+) -> Speed:
     """The whole run from its parts.
 
     Args:
@@ -111,6 +116,7 @@ def project(config: RunConfig, plan: Plan, steps: dict[str, tuple[float, int]], 
         plan: of the recipe on the files.
         steps: (seconds of a step on a full batch, clips that were timed) by kind of phase.
         clip_seconds: to read one clip.
+        kept_seconds: to read one of a file that is kept decoded, the first time: of a film that is all of it.
         device: name of the device.
     """
     times = []
@@ -120,9 +126,9 @@ def project(config: RunConfig, plan: Plan, steps: dict[str, tuple[float, int]], 
         epoch = seconds * plan.full_steps
         length = f"{phase.length:g} {phase.unit}"
         times.append(PhaseTime(phase.kind, length, count, seconds, clips, epoch, epoch * count / plan.steps_per_epoch))
-    read = clip_seconds * plan.num_clips
     cached = min(1.0, plan.cache_limit_bytes / max(1, plan.cache_bytes)) * plan.cacheable_clips
     reread = clip_seconds * (plan.num_clips - cached)
+    read = reread + kept_seconds * cached
     num_epochs = sum(phase.num_steps for phase in times) / plan.steps_per_epoch
     reading = (read + reread * max(0.0, num_epochs - 1)) if num_epochs >= 1 else read * num_epochs
     computing, workers = sum(phase.seconds for phase in times), config.train.num_workers
@@ -180,16 +186,17 @@ def random_batch(config: RunConfig, clips: int) -> Batch:
     return collate(samples, config.encoder.patch)
 
 
-def _time_reading(config: RunConfig, entries: Sequence[Entry]) -> float:
+def _time_reading(clips: ClipConfig, entries: Sequence[Entry]) -> float:
     """Mean seconds to load a clip, over files from all over the list; files that break are passed over."""
-    loader = raw_loader(config)
     chosen = entries[:: max(1, len(entries) // _LOADED_FILES)][:_LOADED_FILES]
-    times = []
-    for entry in (chosen[0], *chosen):  # the first one twice: it also warms up
-        start = time.perf_counter()
-        try:
-            loader.load(entry, generator("doctor", "reading"))
-        except (DecodeError, OSError):
-            continue
-        times.append(time.perf_counter() - start)
-    return sum(times[1:]) / max(1, len(times) - 1)
+    times: list[float] = []
+    for number in (1, _LOADED_FILES):  # to warm up, then to count
+        loader, times = build_loader(clips), []
+        for entry in chosen[:number]:
+            start = time.perf_counter()
+            try:
+                loader.load(entry, generator("doctor", "reading"))
+            except (DecodeError, OSError):
+                continue
+            times.append(time.perf_counter() - start)
+    return sum(times) / max(1, len(times))

@@ -212,10 +212,14 @@ def _with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[st
 
 def _no_column(role: str, column: str, names: list[str]) -> str:
     if not names:
-        return f"there is no {role} column '{column}': the manifest has no columns; give a CSV or parquet table with one"
+        return (
+            f"there is no {role} column '{column}': the manifest has no columns; give a CSV or parquet table with one, "
+            "or a folder with one folder for each class"
+        )
     near = difflib.get_close_matches(column, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"there is no {role} column '{column}'; the columns are {', '.join(names)}{hint}"
+    without = "" if role == "label" else f"; without --{role}, five parts of the clips are tested in turn"
+    return f"there is no {role} column '{column}'; the columns are {', '.join(names)}{hint}{without}"
 
 
 def _subset(manifest: Manifest, rows: Sequence[int]) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -24,6 +25,7 @@ from bridle.nn.pooling import Moments, Pooling, pool_moments, time_moments
 from bridle.objectives.view import whole_view
 from bridle.quantize.codebook import unpack
 from bridle.randomness import derive_seed
+from bridle.run import clip_grid
 
 BAG_OF_CODES = "bag of codes"
 POOLINGS: dict[MediumName, tuple[Pooling, ...]] = {
@@ -88,7 +90,7 @@ def collect_features(
 ) -> Collected:
     """Pooled features of every clip by every model, the medium's baseline and, with a tokenizer, bags of codes.
 
-    Each file is decoded once, and only one batch of windows and the pooled rows are held in memory. A long file's rows
+    Each file is decoded once; held in memory are one batch of windows and the pooled rows. A long file's rows
     are those of all its windows together. Encoders give every one of ``POOLINGS`` of every layer, named ``statistics`` for the
     last layer and ``statistics of layer 3`` for others; the other two give ``clip``. The baseline is the mean over time of what
     the loader calls it, and the deviation where the medium has a time.
@@ -111,17 +113,25 @@ def collect_features(
     for name, model in models.items():
         check_layers(chosen[name], model.depth)
     medium = first.config.medium
-    moves = "grid motion" in POOLINGS[medium.name]
-    moments = {name: [_Moments(len(manifest), moves) for _ in chosen[name]] for name in models}
-    baseline = _Moments(len(manifest), moves=False)
+
+    def sides(moments: Moments) -> dict[str, Tensor]:
+        return {"clip": torch.cat(moments[: 2 if medium.timed else 1], dim=-1).flatten(1)}
+
+    def poolings(grid: PatchGrid, moments: Moments) -> dict[str, Tensor]:
+        return {pooling: pool_moments(moments, grid, pooling) for pooling in POOLINGS[medium.name]}
+
+    vectors = {
+        name: [_Vectors(len(manifest), partial(poolings, clip_grid(model.config))) for _ in chosen[name]]
+        for name, model in models.items()
+    }
+    baseline = _Vectors(len(manifest), sides)
     codes = _Codes.of(first, len(manifest), seed)
     bad: dict[int, BadFile] = {}
     windows = _windows(first, manifest, bad, on_file or (lambda: None))
     while group := list(islice(windows, batch_size)):
         for name, model in models.items():
             for encoded in model.encode(group, batch_size, chosen[name]):
-                grid = encoded.grid
-                for found, features in zip(moments[name], encoded.layers, strict=True):
+                for found, features in zip(vectors[name], encoded.layers, strict=True):
                     found.add(group, encoded.steps, time_moments(features, encoded.grid, encoded.steps))
         for window in group:
             rows = first.loader.baseline(window.inputs)[:, None]
@@ -133,15 +143,12 @@ def collect_features(
     if not good:
         first_bad = f"; first: {bad[0].key} ({bad[0].reason})" if bad else ""
         raise DataError(f"none of {len(manifest)} files can be read{first_bad}; check the paths")
-    sides = baseline.finish(good)[: 2 if medium.timed else 1]
-    pooled = {first.loader.baseline_name: {"clip": torch.cat(sides, dim=-1).flatten(1)}}
+    pooled = {first.loader.baseline_name: baseline.finish(good)}
     for name, model in models.items():
         pooled[name] = {}
-        for layer in chosen[name]:
-            own = moments[name].pop(0).finish(good)  # released before the next is finished
-            for pooling in POOLINGS[medium.name]:
-                title = pooling if layer == model.depth else f"{pooling} of layer {layer}"
-                pooled[name][title] = pool_moments(own, grid, pooling)
+        for layer, found in zip(chosen[name], vectors[name], strict=True):
+            for pooling, values in found.finish(good).items():
+                pooled[name][pooling if layer == model.depth else f"{pooling} of layer {layer}"] = values
     if codes is not None:
         pooled[BAG_OF_CODES] = {"clip": codes.bags.finish(good).sqrt()}
     return Collected(tuple(good), pooled, codes.statistics() if codes is not None else None, (*manifest.bad, *bad.values()))
@@ -168,42 +175,66 @@ def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file:
         on_file()
 
 
-class _Moments:
-    """Moments over all steps of each file, its windows merged as by Chan, Golub and LeVeque (1979).
+class _OpenFile:
+    """Moments over all steps of a file so far, its windows merged as by Chan, Golub and LeVeque (1979)."""
+
+    def __init__(self, row: int, steps: int, moments: Moments) -> None:
+        self.row, self.steps = row, steps
+        self._mean, self._variance, self._last = moments.mean, moments.deviation.square(), moments.last
+        self._change = moments.change * (steps - 1)
+
+    def add(self, new: int, moments: Moments) -> None:
+        """Its next window, of ``new`` steps."""
+        steps = self.steps + new
+        shift, old, share = moments.mean - self._mean, self.steps / steps, new / steps
+        self._mean = self._mean + shift * share
+        self._variance = self._variance * old + moments.deviation.square() * share + shift.square() * (old * share)
+        self._change = self._change + moments.change * (new - 1) + (moments.first - self._last).abs()
+        self._last, self.steps = moments.last, steps
+
+    def moments(self) -> Moments:
+        """Of what was added; the first step is not kept."""
+        change = self._change / max(1, self.steps - 1)
+        return Moments(self._mean, self._variance.sqrt(), change, torch.empty(0), self._last)
+
+
+class _Vectors:
+    """Vectors of each file by name. Moments are held of the files of one batch only; a file is pooled when it is over.
 
     Args:
         num_files: how many files.
-        moves: keep the change, too, which takes half as much memory again.
+        pooled: moments of n files, each (n, places, D), to vectors (n, X) by name.
     """
 
-    def __init__(self, num_files: int, moves: bool) -> None:
-        self._steps, self._moves = [0] * num_files, moves
-        self._mean = self._squares = self._change = self._last = torch.zeros(num_files)
+    def __init__(self, num_files: int, pooled: Callable[[Moments], Mapping[str, Tensor]]) -> None:
+        self._num_files, self._pooled = num_files, pooled
+        self._open: list[_OpenFile] = []
+        self._found: dict[str, Tensor] = {}
 
     def add(self, group: Iterable[Window], steps: Tensor, moments: Moments) -> None:
-        """Merge B windows, those of a file in order: their valid steps (B,) and the moments over those, each (B, ...)."""
-        if self._mean.ndim == 1:
-            shape = (len(self._steps), *moments.mean.shape[1:])
-            self._mean, self._squares = torch.zeros(shape), torch.zeros(shape)
-            self._change = torch.zeros(shape if self._moves else 0)
-        for window, new, one in zip(group, steps.tolist(), zip(*(each.cpu() for each in moments), strict=True), strict=True):
-            row, before, (mean, deviation, change, first, last) = window.index, self._steps[window.index], one
-            shift = mean - self._mean[row]
-            self._steps[row] += new
-            self._mean[row] += shift * (new / (before + new))
-            self._squares[row] += deviation.square() * new + shift.square() * (before * new / (before + new))
-            if self._moves:
-                self._change[row] += change * (new - 1) + ((first - self._last).abs() if before else 0.0)
-                self._last = last
+        """Windows in the order of their files: their valid steps (B,) and the moments over those, each (B, places, D)."""
+        rows = zip(*(each.cpu() for each in moments), strict=True)
+        for window, count, row in zip(group, steps.tolist(), rows, strict=True):
+            if self._open and self._open[-1].row == window.index:
+                self._open[-1].add(count, Moments(*row))
+            else:
+                self._open.append(_OpenFile(window.index, count, Moments(*row)))
+        self._close(self._open[:-1])
+        self._open = self._open[-1:]
 
-    def finish(self, rows: Sequence[int]) -> Moments:
-        """Of the files ``rows``, each (n, ...) float32; the edges are not kept."""
-        own, shape = list(rows), (-1, *(1,) * (self._mean.ndim - 1))
-        steps = torch.tensor([self._steps[row] for row in rows]).view(shape)
-        mean, nothing = self._mean[own], torch.empty(0)
-        deviation = (self._squares[own] / steps.clamp(min=1)).sqrt()
-        change = self._change[own] / (steps - 1).clamp(min=1) if self._moves else nothing
-        return Moments(mean, deviation, change, nothing, nothing)
+    def finish(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Of the files ``rows``, each (n, X) float32. To be called once, behind the last window."""
+        self._close(self._open)
+        return {name: found if len(rows) == len(found) else found[list(rows)] for name, found in self._found.items()}
+
+    def _close(self, files: Sequence[_OpenFile]) -> None:
+        if not files:
+            return
+        moments = Moments(*(torch.stack(each) for each in zip(*(file.moments() for file in files), strict=True)))
+        for name, vectors in self._pooled(moments).items():
+            if name not in self._found:
+                self._found[name] = torch.zeros(self._num_files, vectors.shape[1])
+            self._found[name][[file.row for file in files]] = vectors
 
 
 class _Frequencies:

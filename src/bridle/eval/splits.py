@@ -69,7 +69,7 @@ def stratified_splits(labels: Sequence[str], num: int = 5, seed: int = 0, groups
     units = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     num_units = len(np.unique(units))
     if not 2 <= num <= num_units:
-        raise DataError(f"{num} splits of {num_units} clips or groups; ask for 2 to {num_units}, or add clips")
+        raise DataError(f"{num} splits need as many clips or groups, and there are {num_units}: add clips")
     part = _deal(np.unique(np.asarray(labels), return_inverse=True)[1], units, num, seed)
     return [Split(str(i), np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(num)]
 

@@ -53,7 +53,7 @@ def import_weights(
     """A run folder that begins with weights trained elsewhere.
 
     ``bridle.load(out)`` gives their features at once; ``bridle pretrain RECIPE --data DATA --out OUT --resume`` goes on from
-    them, with the settings chosen here. Predictor, tokenizer and heads are new.
+    them, with the settings of that call. Predictor, tokenizer and heads are new.
 
     Args:
         source: see :func:`bridle.importing.read_encoder`.
@@ -114,5 +114,7 @@ def _clips(clips: ClipConfig, imported: Imported) -> tuple[ClipConfig, list[str]
     if mean is None or std is None:
         low, wide = _UNKNOWN[imported.medium]
         mean, std = (low,) * imported.config.channels, (wide,) * imported.config.channels
-        notes.append(f"normalisation taken for lack of a better one: mean {low}, deviation {wide}")
+        notes.append(
+            f"normalisation taken for lack of a better one: mean {low}, deviation {wide}; the first call of pretrain may set it"
+        )
     return with_normalisation(clips, mean, std), notes

@@ -66,11 +66,9 @@ def find_shape(
         heads = settings.get("num_attention_heads", settings.get("num_heads"))
     if heads is None:
         if width not in _HEADS:
-            raise ConfigError(f"weights of width {width} do not tell the number of attention heads; give heads=")
+            raise ConfigError(f"weights of width {width} do not tell the number of attention heads; give it (heads=, --heads)")
         heads = _HEADS[width]
-        notes.append(
-            f"heads: {heads}, as published models of width {width} have; weights do not tell, give heads= if it differs"
-        )
+        notes.append(f"heads: {heads}, as published models of width {width} have; weights do not tell (heads=, --heads)")
     if medium is None:
         hears = family is EAT or (family is TIMM and weight.shape[1] == 1)
         medium = "video" if len(kernel) == 3 else "audio" if hears else "image"

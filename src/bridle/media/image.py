@@ -58,6 +58,7 @@ _UPRIGHT = {  # EXIF orientation -> what shows it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BYTES_BETWEEN_CHECKS = 1024  # of a progressive JPEG: a dozen of them may ask for the whole picture once more
 _MIRRORED_X, _MIRRORED_Y = (2, 3, 6, 7), (3, 4, 7, 8)  # right end and bottom were stored first
 
 
@@ -141,7 +142,7 @@ def decode_image(
         fit: "squash" resizes the whole picture to ``size``; "centre" resizes it until it just covers ``size`` and cuts
             out the centre.
         max_pixels: the most pixels that a file may announce; one with more is refused before they take memory.
-        max_decode_seconds: time that a JPEG may take, which can be made to take hours; asked for every 64 KiB.
+        max_decode_seconds: time that a JPEG may take, which can be made to take hours.
         key: name of the file in errors; the path when empty.
 
     Raises:
@@ -156,6 +157,8 @@ def decode_image(
         image = open_image(stream, key, max_pixels)
         if isinstance(image.file, JpegImageFile):
             image.file.fp = cast("IO[bytes]", Timed(stream, TimeLimit(max_decode_seconds)))
+            if image.file.info.get("progressive"):
+                image.file.decodermaxblock = _BYTES_BETWEEN_CHECKS
         with decode_errors(key, Exception):
             extent = _load(image.file, request, is_on_its_side(image.orientation))
         if isinstance(image.file, PngImageFile):  # which may tell it behind the pixels

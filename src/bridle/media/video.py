@@ -48,6 +48,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 ENDS_BEFORE = "ends before"
 """How the reason begins when a film has no frame at the time that was asked for."""
+_LONGER: dict[str, Way] = {"skip": "seek", "seek": "walk", "walk": "read"}  # what to try after a short cut that led astray
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def decode_frames(  # noqa: PLR0913 one call, one clip
                 if lost.short_cut == "skip":
                     skip = False
                 else:
-                    way = "walk" if lost.short_cut == "seek" else "read"
+                    way = _LONGER[lost.short_cut]
 
 
 def decode_windows(  # noqa: PLR0913 as decode_frames
@@ -215,13 +216,14 @@ def decode_windows(  # noqa: PLR0913 as decode_frames
     _checked(0.0, num_frames, step_seconds)
     check_picture(size, fit, channels, max_pixels)
     limit, done, skip = TimeLimit(max_decode_seconds), 0, True
+    way: Way = "read"
     with _reading(source, key) as stream:
         while True:
             try:
                 with open_film(stream, limit, max_pixels, skip) as film:
                     wanted = Wanted(done * step_seconds, step_seconds, sys.maxsize)
                     canvas = Canvas(size, fit, channels, film.pixel_aspect, max_pixels)
-                    pictures = _pictures(film, wanted, canvas, "read")
+                    pictures = _pictures(film, wanted, canvas, way)
                     while clip := list(islice(pictures, num_frames)):
                         yield Frames(torch.stack(clip, dim=1), *canvas.shown, done * step_seconds)
                         done += num_frames
@@ -229,8 +231,9 @@ def decode_windows(  # noqa: PLR0913 as decode_frames
                     if not done:
                         raise Unreadable(f"{ENDS_BEFORE} 0 s")
                     return
-            except Lost:  # a frame was left out by mistake
-                skip = False
+            except Lost as lost:  # a frame was left out by mistake; the clips before it are not decoded again
+                skip, way = False, _LONGER[lost.short_cut]
+                limit.restart()
 
 
 def _read_by_torchcodec(

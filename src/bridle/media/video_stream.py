@@ -125,7 +125,8 @@ class Film:
 
     def confirm(self, shown: float, wanted: float) -> None:
         """Raises :class:`Lost` if a frame between those times was passed over, so that ``shown`` may be the wrong one."""
-        if any(shown < time <= wanted + self._gap / 4 for time, _ in self._passed):
+        self._passed = [(time, end) for time, end in self._passed if time > shown]
+        if any(time <= wanted + self._gap / 4 for time, _ in self._passed):
             raise Lost("skip")
 
     def confirm_end(self, shown: float, wanted: float) -> None:

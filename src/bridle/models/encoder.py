@@ -191,8 +191,8 @@ def check_layers(layers: Sequence[int], depth: int) -> None:
     if not layers:
         raise ConfigError(f"no layer is asked for; the encoder has layers 1 to {depth}")
     for layer in layers:
-        if not 1 <= layer <= depth:
-            raise ConfigError(f"layer {layer} does not exist; the encoder has layers 1 to {depth}")
+        if not isinstance(layer, int) or not 1 <= layer <= depth:
+            raise ConfigError(f"layer {layer!r} does not exist; the encoder has layers 1 to {depth}")
 
 
 def key_mask(valid: Tensor | None, extra: int = 0) -> Tensor | None:

@@ -110,8 +110,7 @@ class RandomTokenizer(nn.Module):
     def __init__(self, config: ColdStartConfig, encoder: EncoderConfig, quantizer: QuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        if config.normalise == "motion" and "time" not in encoder.axes:
-            raise ConfigError(f"cold_start.normalise=motion needs clips with a time, not axes {encoder.axes}; use patch or set")
+        check_cold_start(config, encoder)
         self.patch, self.cell = encoder.patch, smoothing_cell(config, encoder.patch)
         quantizer = replace(quantizer, code_dim=config.code_dim or quantizer.code_dim)
         patch_values = encoder.patch_values // math.prod(self.cell)
@@ -146,6 +145,17 @@ class RandomTokenizer(nn.Module):
     def _smoothed(self, values: Tensor) -> Tensor:
         axes = [size for units, cell in zip(self.patch, self.cell, strict=True) for size in (units // cell, cell)]
         return values.reshape(*values.shape[:-1], -1, *axes).mean((-5, -3, -1)).flatten(-4)
+
+
+def check_cold_start(config: ColdStartConfig, encoder: EncoderConfig) -> None:
+    """Whether the random tokenizer can be made for an encoder.
+
+    Raises:
+        ConfigError: ``smooth`` does not divide the patch, or clips without time are to be coded by their motion.
+    """
+    smoothing_cell(config, encoder.patch)
+    if config.normalise == "motion" and "time" not in encoder.axes:
+        raise ConfigError(f"cold_start.normalise=motion needs clips with a time, not axes {encoder.axes}; use patch or set")
 
 
 def smoothing_cell(config: ColdStartConfig, patch: PatchSize) -> PatchSize:

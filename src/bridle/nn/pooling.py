@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from bridle.errors import ConfigError
 from bridle.grid import PatchGrid
 
 Pooling = Literal["mean", "time", "statistics", "grid", "grid statistics", "grid motion"]
@@ -17,6 +18,18 @@ features change from one time step to the next, averaged over time and over each
 
 GRID_CELLS = 2
 """Cells of ``grid`` along height and along width."""
+
+
+def check_pooling(pooling: str, timed: bool) -> None:
+    """Refuse what is no pooling, or none of a medium that has no time unless ``timed``.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if pooling not in get_args(Pooling):
+        raise ConfigError(f"pooling is {pooling!r}; it must be one of {', '.join(get_args(Pooling))}")
+    if pooling == "grid motion" and not timed:
+        raise ConfigError("pooling is 'grid motion', and pictures do not move; take grid or mean")
 
 
 class Moments(NamedTuple):

@@ -7,12 +7,31 @@ import math
 import torch
 from torch import Tensor
 
+from bridle.errors import QuantizerError
 from bridle.quantize.codebook import nearest
 from bridle.randomness import counter_uniform, derive_seed, permutation
 
 _START_DIMS = 8
 _STAGE_STEPS = 5
 _START_ROWS_PER_CLUSTER = 8  # k-means++ costs K passes over its rows; 32 gained nothing
+
+
+def check_sample(sample: Tensor, num_clusters: int) -> None:
+    """Refuse vectors (n, C) that no codebook of ``num_clusters`` can start from.
+
+    Raises:
+        QuantizerError: there are fewer, or all are equal.
+    """
+    if len(sample) < num_clusters:
+        raise QuantizerError(
+            f"the k-means sample has {len(sample)} vectors, fewer than codebook_size {num_clusters}: "
+            "gather more batches or choose a smaller codebook_size"
+        )
+    if len(sample) > 1 and bool((sample == sample[0]).all()):
+        raise QuantizerError(
+            f"all {len(sample)} vectors of the k-means sample are equal: the clips are silent, of one colour or, "
+            "for codes of motion (cold_start.normalise), still; look at the files with `bridle doctor`"
+        )
 
 
 def kmeans(x: Tensor, num_clusters: int, steps: int, seed: int) -> tuple[Tensor, Tensor]:

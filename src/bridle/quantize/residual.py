@@ -24,7 +24,7 @@ from bridle.quantize.codebook import (
     unpack,
 )
 from bridle.quantize.config import QuantizerConfig
-from bridle.quantize.kmeans import kmeans
+from bridle.quantize.kmeans import check_sample, kmeans
 from bridle.randomness import counter_uniform, derive_seed
 
 USED_ABOVE = 0.1
@@ -210,18 +210,14 @@ class ResidualQuantizer(nn.Module):
                 result does not depend on how they are shared out; None numbers them rank after rank.
 
         Raises:
-            QuantizerError: wrong C, a non-finite vector, or fewer vectors than ``codebook_size``; on all ranks alike.
+            QuantizerError: wrong C, a vector not finite, all equal, or fewer than ``codebook_size``; on all ranks alike.
         """
         size = self.config.codebook_size
         with torch.autocast(z.device.type, enabled=False):
             sample = all_gather_rows(self._prepare(z))
             names = torch.arange(len(sample)) if order is None else all_gather_rows(order.to(sample.device))
-            if len(sample) < size:
-                raise QuantizerError(
-                    f"the k-means sample has {len(sample)} vectors, fewer than codebook_size {size}: "
-                    "gather more batches or choose a smaller codebook_size"
-                )
             _require_finite_rows(sample)
+            check_sample(sample, size)
             chosen = sampling_priority(names, seed).argsort(stable=True)[: self.config.init_sample]
             residual = sample[chosen.to(sample.device)]
             if rank() == 0:

@@ -145,9 +145,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         RunError: the folder is missing, half written, damaged or of another format version.
     """
-    manifest = _read_manifest(path)
-    if manifest.version != FORMAT_VERSION:
-        raise RunError(_other_version(path, str(manifest.version)))
+    manifest = _readable(path)
     try:
         for name, sha256 in manifest.sha256.items():
             if _sha256(path / name) != sha256:
@@ -164,8 +162,9 @@ def read_state(path: Path) -> dict[str, Any]:
     """The plain data of a checkpoint folder alone, as :func:`save_checkpoint` was given them.
 
     Raises:
-        RunError: they are missing or damaged.
+        RunError: they are missing, damaged or of another format version.
     """
+    _readable(path)
     try:
         state = json.loads((path / _STATE).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -263,6 +262,14 @@ def _read_pointer(folder: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     return text if _FOLDER_NAME.fullmatch(text) else ""
+
+
+def _readable(path: Path) -> _Manifest:
+    """The manifest, if it is of this version."""
+    manifest = _read_manifest(path)
+    if manifest.version != FORMAT_VERSION:
+        raise RunError(_other_version(path, str(manifest.version)))
+    return manifest
 
 
 def _read_manifest(path: Path) -> _Manifest:
