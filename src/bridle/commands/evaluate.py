@@ -95,8 +95,8 @@ def screen(evaluation: Evaluation, title: str) -> Iterator[RenderableType]:
     yield Text(title, style="bold")
     yield Text(f"{len(evaluation.clips)} clips, {len(evaluation.classes)} classes, {evaluation.splits}")
     yield probe_table(evaluation)
-    yield choice_table(evaluation)
     yield gain_table(evaluation.gains)
+    yield choice_table(evaluation)
     if evaluation.codes is not None:
         yield code_table(evaluation.codes)
     for note in evaluation.notes:

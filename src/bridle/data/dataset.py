@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,17 +163,26 @@ def batch_loader(
         raise ConfigError(
             f"the order is over {order.num_clips} clips and the dataset has {len(dataset)}; make both of one manifest"
         )
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # a batch sampler of (epoch, row) instead of int
-        batch_sampler=_Steps(order, start_step, num_steps, rank, world_size),
-        num_workers=num_workers,
-        collate_fn=partial(collate, patch=patch, frame_shape=dataset.loader.frame_shape, dtype=dataset.loader.dtype),
-        worker_init_fn=_start_worker,
-        timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # the default would draw from the global random state
-    )
+    with _as_many_workers_as_asked_for():
+        loader: DataLoader[Batch] = DataLoader(
+            dataset,  # type: ignore[arg-type]  # a batch sampler of (epoch, row) instead of int
+            batch_sampler=_Steps(order, start_step, num_steps, rank, world_size),
+            num_workers=num_workers,
+            collate_fn=partial(collate, patch=patch, frame_shape=dataset.loader.frame_shape, dtype=dataset.loader.dtype),
+            worker_init_fn=_start_worker,
+            timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the default would draw from the global random state
+        )
     return _Batches(loader)
+
+
+@contextmanager
+def _as_many_workers_as_asked_for() -> Iterator[None]:
+    """Without torch's warning that they are more than the cores: those that wait for a disk need none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
 
 
 class _Steps(Sampler[list[tuple[int, int]]]):
@@ -205,7 +215,7 @@ class _Batches(Iterable[Batch]):
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        with one_thread():
+        with one_thread(), _as_many_workers_as_asked_for():
             iterator: Iterator[Batch] | None = iter(self._loader)
         _name_dead_workers()
         while iterator is not None:

@@ -125,11 +125,12 @@ def uint8_pixels(item: Any, what: str, axes: tuple[str, ...]) -> Tensor:
     """
     wanted = f"{what} must be a path{', a PIL image' if what == 'a picture' else ''} or a tensor ({', '.join(axes)}) of uint8"
     if not isinstance(item, Tensor):
-        raise DataError(f"{wanted}, not {type(item)}")
+        raise DataError(f"{wanted}, not {type(item)}" + ("; torch.from_numpy makes one" if hasattr(item, "__array__") else ""))
     pixels = item.detach().cpu()
     is_pixels = pixels.dtype == torch.uint8 or pixels.is_floating_point()
     if pixels.ndim != len(axes) or pixels.shape[-3] not in (1, 3) or pixels.numel() == 0 or not is_pixels:
-        raise DataError(f"{wanted} or of floats in [0, 1], not {tuple(pixels.shape)} {pixels.dtype}")
+        batch = "; embed_all takes a batch" if pixels.ndim == len(axes) + 1 else ""
+        raise DataError(f"{wanted} or of floats in [0, 1], not {tuple(pixels.shape)} {pixels.dtype}{batch}")
     if pixels.dtype == torch.uint8:
         return pixels
     low, high = float(pixels.min()), float(pixels.max())
