@@ -20,7 +20,7 @@ from bridle.errors import DataError, DecodeError, RunError
 from bridle.grid import PatchGrid
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.networks import Networks, model_fingerprint, read_networks
-from bridle.nn.pooling import Pooling, check_pooling, num_cells, pool
+from bridle.nn.pooling import MOTIONS, TIME_PARTS, Pooling, check_pooling, num_cells, pool
 from bridle.nn.positions import AXES
 from bridle.objectives.view import whole_view
 from bridle.run import RunConfig, RunFolder
@@ -130,7 +130,7 @@ class Model:
             float32 on the CPU. For ``"none"`` the axes of the medium and D: (time, frequency, D), (height, width, D) or
             (time, height, width, D). For ``"time"`` and ``"statistics"`` those without time, the latter of 2D: mean, then
             deviation. For ``"mean"`` (D,), for ``"grid"`` and ``"grid motion"`` (cells, D), for
-            ``"grid statistics"`` (cells, 2D).
+            ``"grid statistics"`` (cells, 2D), for ``"grid motion parts"`` (8, cells, D).
 
         Raises:
             DecodeError: the file cannot be read.
@@ -155,6 +155,8 @@ class Model:
         if pooling in ("time", "statistics"):
             space = kept[1:] if "time" in self.config.encoder.axes else kept
             return pooled.reshape(*space, -1)
+        if pooling == "grid motion parts":
+            return pooled.reshape(TIME_PARTS, num_cells(grid), -1)
         return pooled if pooling == "mean" else pooled.reshape(num_cells(grid), -1)
 
     def embed(self, item: Item, pooling: Pooling = "mean", layer: int | None = None) -> Tensor:
@@ -208,7 +210,7 @@ class Model:
                 if window.index == len(sums):
                     sums.append(torch.zeros_like(vector))
                     weights.append(0.0)
-                weight = steps - 1 if pooling == "grid motion" else steps  # a mean over pairs, or over steps
+                weight = steps - 1 if pooling in MOTIONS else steps  # a mean over pairs, or over steps
                 sums[window.index] += vector * weight
                 weights[window.index] += weight
         if not sums:

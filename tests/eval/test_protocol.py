@@ -234,7 +234,7 @@ def test_training_parts_of_one_class_are_errors():
 
 
 def test_inner_splits_of_a_training_part_of_one_clip_are_an_error():
-    with pytest.raises(DataError, match="1 splits of 1"):
+    with pytest.raises(DataError, match="1 splits need as many clips or groups, and there are 1"):
         inner_splits(feature_set(), Split("x", np.array([3]), np.arange(4, 100)))
 
 

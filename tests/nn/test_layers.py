@@ -148,6 +148,17 @@ def test_grid_pooling_is_the_mean_of_each_quarter(grid: PatchGrid) -> None:
     change = torch.cat([moved[:, rows, columns].mean((1, 2)) for rows, columns in cells], dim=1)
     torch.testing.assert_close(pool(features, grid, steps, "grid motion"), change)
     assert change.shape[1] == pooled_width(5, grid, "grid motion")
+    assert pool(features, grid, steps, "grid motion parts").shape[1] == pooled_width(5, grid, "grid motion parts")
+
+
+def test_motion_is_kept_for_each_eighth_of_the_time() -> None:
+    features = torch.randn(2, 17 * 4, 3, generator=torch.Generator().manual_seed(0))
+    found = pool(features, PatchGrid(17, 2, 2), torch.tensor([17, 6]), "grid motion parts").reshape(2, 8, 4, 3)
+    changes = features.reshape(2, 17, 4, 3).diff(dim=1).abs()
+    torch.testing.assert_close(found[0], changes[0].reshape(8, 2, 4, 3).mean(1))
+    shared = [(0, 1), (0, 2), (1, 2), (1, 3), (2, 4), (3, 4), (3, 5), (4, 5)]  # of 5 changes
+    torch.testing.assert_close(found[1], torch.stack([changes[1, a:b].mean(0) for a, b in shared]))
+    assert not pool(features, PatchGrid(17, 2, 2), torch.tensor([1, 1]), "grid motion parts").any()
 
 
 def test_pooling_one_step_has_finite_gradients() -> None:

@@ -37,7 +37,8 @@ class Arguments:
         tyro.conf.arg(
             help="mean over all patches; time: over time only, which keeps a vector for each frequency band or place; grid: a "
             "mean for each quarter of the picture. With statistics, the deviation over time is added. grid motion: how much "
-            "features change from step to step, 0 for a window of one. `bridle evaluate` shows what suits a task."
+            "features change from step to step, 0 for a window of one; parts: in each eighth of the window. "
+            "`bridle evaluate` shows what suits a task."
         ),
     ] = "mean"
     layer: Annotated[int | None, tyro.conf.arg(metavar="N", help="Layer of the encoder, from 1; the last if not given.")] = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -21,17 +20,16 @@ from bridle.grid import PatchGrid
 from bridle.inference import Model, Window
 from bridle.models.encoder import check_layers
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
-from bridle.nn.pooling import Moments, Pooling, pool_moments, time_moments
+from bridle.nn.pooling import MOTIONS, Moments, Pooling, cell_changes, pool_changes, pool_moments, time_moments
 from bridle.objectives.view import whole_view
 from bridle.quantize.codebook import unpack
 from bridle.randomness import derive_seed
-from bridle.run import clip_grid
 
 BAG_OF_CODES = "bag of codes"
 POOLINGS: dict[MediumName, tuple[Pooling, ...]] = {
     "audio": ("mean", "time", "statistics"),
     "image": ("mean", "grid"),
-    "video": ("mean", "grid", "grid statistics", "grid motion"),
+    "video": ("mean", "grid", "grid statistics", "grid motion", "grid motion parts"),
 }
 """What is offered to probes: poolings of a length that a few hundred labels can still judge."""
 CODE_WINDOWS = 2048
@@ -113,18 +111,9 @@ def collect_features(
     for name, model in models.items():
         check_layers(chosen[name], model.depth)
     medium = first.config.medium
-
-    def sides(moments: Moments) -> dict[str, Tensor]:
-        return {"clip": torch.cat(moments[: 2 if medium.timed else 1], dim=-1).flatten(1)}
-
-    def poolings(grid: PatchGrid, moments: Moments) -> dict[str, Tensor]:
-        return {pooling: pool_moments(moments, grid, pooling) for pooling in POOLINGS[medium.name]}
-
-    vectors = {
-        name: [_Vectors(len(manifest), partial(poolings, clip_grid(model.config))) for _ in chosen[name]]
-        for name, model in models.items()
-    }
-    baseline = _Vectors(len(manifest), sides)
+    poolings = POOLINGS[medium.name]
+    vectors = {name: [_Vectors(len(manifest), poolings) for _ in chosen[name]] for name in models}
+    baseline = _Vectors(len(manifest), ("statistics" if medium.timed else "mean",))
     codes = _Codes.of(first, len(manifest), seed)
     bad: dict[int, BadFile] = {}
     windows = _windows(first, manifest, bad, on_file or (lambda: None))
@@ -132,18 +121,17 @@ def collect_features(
         for name, model in models.items():
             for encoded in model.encode(group, batch_size, chosen[name]):
                 for found, features in zip(vectors[name], encoded.layers, strict=True):
-                    found.add(group, encoded.steps, time_moments(features, encoded.grid, encoded.steps))
+                    found.add(group, features, encoded.grid, encoded.steps)
         for window in group:
-            rows = first.loader.baseline(window.inputs)[:, None]
-            whole = PatchGrid(len(rows), 1, 1)
-            baseline.add([window], torch.tensor([len(rows)]), time_moments(rows[None], whole, torch.tensor([len(rows)])))
+            rows = first.loader.baseline(window.inputs)
+            baseline.add([window], rows[None], PatchGrid(len(rows), 1, 1), torch.tensor([len(rows)]))
         if codes is not None:
             codes.add(group)
     good = [index for index in range(len(manifest)) if index not in bad]
     if not good:
         first_bad = f"; first: {bad[0].key} ({bad[0].reason})" if bad else ""
         raise DataError(f"none of {len(manifest)} files can be read{first_bad}; check the paths")
-    pooled = {first.loader.baseline_name: baseline.finish(good)}
+    pooled = {first.loader.baseline_name: {"clip": next(iter(baseline.finish(good).values()))}}
     for name, model in models.items():
         pooled[name] = {}
         for layer, found in zip(chosen[name], vectors[name], strict=True):
@@ -176,65 +164,81 @@ def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file:
 
 
 class _OpenFile:
-    """Moments over all steps of a file so far, its windows merged as by Chan, Golub and LeVeque (1979)."""
+    """A file so far: moments over its steps, its windows merged as by Chan, Golub and LeVeque (1979), and what changes."""
 
-    def __init__(self, row: int, steps: int, moments: Moments) -> None:
-        self.row, self.steps = row, steps
-        self._mean, self._variance, self._last = moments.mean, moments.deviation.square(), moments.last
-        self._change = moments.change * (steps - 1)
+    def __init__(self, row: int) -> None:
+        self.row, self._steps = row, 0
+        self._mean = self._variance = torch.zeros(())
+        self._last: Tensor | None = None
+        self._changes: list[Tensor] = []
 
-    def add(self, new: int, moments: Moments) -> None:
-        """Its next window, of ``new`` steps."""
-        steps = self.steps + new
-        shift, old, share = moments.mean - self._mean, self.steps / steps, new / steps
+    def add(self, new: int, mean: Tensor, deviation: Tensor) -> None:
+        """Its next window, of ``new`` steps, each (places, D)."""
+        steps = self._steps + new
+        shift, old, share = mean - self._mean, self._steps / steps, new / steps
         self._mean = self._mean + shift * share
-        self._variance = self._variance * old + moments.deviation.square() * share + shift.square() * (old * share)
-        self._change = self._change + moments.change * (new - 1) + (moments.first - self._last).abs()
-        self._last, self.steps = moments.last, steps
+        self._variance = self._variance * old + deviation.square() * share + shift.square() * (old * share)
+        self._steps = steps
+
+    def add_changes(self, steps: Tensor, grid: PatchGrid) -> None:
+        """Of the same window, its time steps (T, places, D)."""
+        joined = steps if self._last is None else torch.cat([self._last, steps])
+        self._changes.append(cell_changes(joined, grid).cpu())
+        self._last = steps[-1:].clone()
 
     def moments(self) -> Moments:
-        """Of what was added; the first step is not kept."""
-        change = self._change / max(1, self.steps - 1)
-        return Moments(self._mean, self._variance.sqrt(), change, torch.empty(0), self._last)
+        """Of what was added."""
+        return Moments(self._mean, self._variance.sqrt())
+
+    def motion(self, pooling: Pooling) -> Tensor:
+        """Of what was added."""
+        return pool_changes(torch.cat(self._changes), pooling)
 
 
 class _Vectors:
-    """Vectors of each file by name. Moments are held of the files of one batch only; a file is pooled when it is over.
+    """Vectors of each file by pooling. More is held of the files of one batch only; a file is pooled when it is over.
 
     Args:
         num_files: how many files.
-        pooled: moments of n files, each (n, places, D), to vectors (n, X) by name.
+        poolings: which.
     """
 
-    def __init__(self, num_files: int, pooled: Callable[[Moments], Mapping[str, Tensor]]) -> None:
-        self._num_files, self._pooled = num_files, pooled
+    def __init__(self, num_files: int, poolings: Sequence[Pooling]) -> None:
+        self._num_files, self._poolings = num_files, poolings
+        self._moves = any(pooling in MOTIONS for pooling in poolings)
         self._open: list[_OpenFile] = []
         self._found: dict[str, Tensor] = {}
 
-    def add(self, group: Iterable[Window], steps: Tensor, moments: Moments) -> None:
-        """Windows in the order of their files: their valid steps (B,) and the moments over those, each (B, places, D)."""
-        rows = zip(*(each.cpu() for each in moments), strict=True)
-        for window, count, row in zip(group, steps.tolist(), rows, strict=True):
-            if self._open and self._open[-1].row == window.index:
-                self._open[-1].add(count, Moments(*row))
-            else:
-                self._open.append(_OpenFile(window.index, count, Moments(*row)))
-        self._close(self._open[:-1])
-        self._open = self._open[-1:]
+    def add(self, group: Iterable[Window], features: Tensor, grid: PatchGrid, steps: Tensor) -> None:
+        """Windows in the order of their files: features (B, N, D) and valid steps (B,)."""
+        moments = (each.cpu() for each in time_moments(features, grid, steps))
+        clips = features.reshape(len(features), grid.time, grid.patches_per_step, -1)
+        for window, count, clip, mean, deviation in zip(group, steps.tolist(), clips, *moments, strict=True):
+            if not self._open or self._open[-1].row != window.index:
+                self._open.append(_OpenFile(window.index))
+            self._open[-1].add(count, mean, deviation)
+            if self._moves:
+                self._open[-1].add_changes(clip[:count], grid)
+        self._close(self._open[:-1], grid)
+        self._open, self._grid = self._open[-1:], grid
 
     def finish(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Of the files ``rows``, each (n, X) float32. To be called once, behind the last window."""
-        self._close(self._open)
+        self._close(self._open, self._grid)
         return {name: found if len(rows) == len(found) else found[list(rows)] for name, found in self._found.items()}
 
-    def _close(self, files: Sequence[_OpenFile]) -> None:
+    def _close(self, files: Sequence[_OpenFile], grid: PatchGrid) -> None:
         if not files:
             return
         moments = Moments(*(torch.stack(each) for each in zip(*(file.moments() for file in files), strict=True)))
-        for name, vectors in self._pooled(moments).items():
-            if name not in self._found:
-                self._found[name] = torch.zeros(self._num_files, vectors.shape[1])
-            self._found[name][[file.row for file in files]] = vectors
+        for pooling in self._poolings:
+            if pooling in MOTIONS:
+                vectors = torch.stack([file.motion(pooling) for file in files])
+            else:
+                vectors = pool_moments(moments, grid, pooling)
+            if pooling not in self._found:
+                self._found[pooling] = torch.zeros(self._num_files, vectors.shape[1])
+            self._found[pooling][[file.row for file in files]] = vectors
 
 
 class _Frequencies:
