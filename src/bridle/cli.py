@@ -18,7 +18,7 @@ COMMANDS = {
     "tokenize": "write the discrete codes of every file as parquet",
     "embed": "write an embedding of every file as parquet",
     "evaluate": "kNN and linear probe of a run beside its baselines, on labelled files",
-    "demo": "the whole way on a small sound set, in minutes",
+    "demo": "the whole way on a small set of sounds, pictures or films, in minutes",
 }
 
 _MODULES = {"import": "import_weights"}  # a keyword is no name of a module

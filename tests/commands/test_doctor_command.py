@@ -40,7 +40,7 @@ def test_the_first_ten_broken_files_are_named_and_training_would_not_start(tiny_
     (data / "empty.wav").write_bytes(b"")
     assert doctor(data, "--no-speed") == 1
     out = capsys.readouterr().out
-    assert "13 unreadable files" in out
+    assert "unreadable: 13" in out
     assert "text-08.wav" in out
     assert "text-09.wav" not in out
     assert "training would not start: 13 of 23 files are unreadable (limit 1)" in out

@@ -129,7 +129,7 @@ def extents_table(files: Files) -> Table:
 
 def bad_table(files: Files) -> Table:
     """The reasons with their counts, then the first files."""
-    made = table(f"\n{len(files.bad):,} unreadable files", ["reason", "first files", "files"], [], left=2)
+    made = table(f"\nunreadable: {len(files.bad):,}", ["reason", "first files", "files"], [], left=2)
     shown = files.bad[:SHOWN_FILES]
     for reason, count in files.bad_reasons.items():
         keys = [file.key for file in shown if file.reason == reason]
@@ -144,7 +144,7 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
     memory = "" if report.free_memory_bytes is None else f"; {_size(report.free_memory_bytes)} are free"
     rows = {
         "recipe": f"{plan.recipe}: {plan.num_parameters / 1e6:.1f} million parameters, {config.phases}",
-        "an epoch": f"{plan.num_clips:,} {_clips(plan, config)} in {plan.steps_per_epoch:,} steps, "
+        "an epoch": f"{plan.num_clips:,} {_clips(plan, config)} in {plan.steps_per_epoch:,} step{'s' if plan.steps_per_epoch > 1 else ''}, "
         f"{100 * plan.padding_ratio:.1f} % padding",
         "codebooks": f"{levels} x {size} codes from {plan.num_patches:,} patches an epoch",
         "memory": f"{_size(plan.memory_bytes)} for weights and optimiser, "
@@ -160,7 +160,7 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
 def _clips(plan: Plan, config: RunConfig) -> str:
     if not config.medium.timed:
         return config.medium.nouns
-    return f"clips of up to {plan.crop_seconds:g} s, {100 * plan.seen_ratio:.0f} % of the time"
+    return f"clips of up to {plan.crop_seconds:.3g} s, {100 * plan.seen_ratio:.0f} % of the time"
 
 
 def speed_table(speed: Speed) -> Table:

@@ -96,7 +96,7 @@ def _saved(arguments: Sequence[str]) -> RunConfig | None:
 
 def _say(outcome: Outcome, parsed: Arguments, arguments: Sequence[str]) -> None:
     if outcome.num_bad_files:
-        console().print(f"[yellow]{outcome.num_bad_files} unreadable files[/] are listed in {parsed.out / 'quarantine.jsonl'}")
+        console().print(f"[yellow]unreadable files: {outcome.num_bad_files}[/], listed in {parsed.out / 'quarantine.jsonl'}")
     if outcome.finished:
         console().print(f"[bold green]done[/] after {outcome.step} steps: {parsed.out}")
         console().print(f"next: bridle inspect {parsed.out}")
