@@ -67,7 +67,7 @@ def _files(found: Finding, config: RunConfig) -> Iterator[str]:
     if scan.bad:
         yield (
             f"unreadable files: {len(scan.bad):,}; repair or remove them, training passes over up to "
-            f"{100 * limit:g} % of the files (--train.max-bad-fraction)"
+            f"{100 * limit:g} % of the files{' and over a single one' if limit else ''} (--train.max-bad-fraction)"
         )
     if scan.undecodable and sampled and projected_bad_ratio(scan) > limit:
         yield (
