@@ -144,7 +144,7 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
     memory = "" if report.free_memory_bytes is None else f"; {_size(report.free_memory_bytes)} are free"
     rows = {
         "recipe": f"{plan.recipe}: {plan.num_parameters / 1e6:.1f} million parameters, {config.phases}",
-        "an epoch": f"{plan.num_clips:,} {_clips(plan, config)} in {plan.steps_per_epoch:,} step{'s' if plan.steps_per_epoch > 1 else ''}, "
+        "an epoch": f"{plan.num_clips:,} {_clips(plan, config)}, steps: {plan.steps_per_epoch:,}, "
         f"{100 * plan.padding_ratio:.1f} % padding",
         "codebooks": f"{levels} x {size} codes from {plan.num_patches:,} patches an epoch",
         "memory": f"{_size(plan.memory_bytes)} for weights and optimiser, "

@@ -88,10 +88,10 @@ def collect_features(
 ) -> Collected:
     """Pooled features of every clip by every model, the medium's baseline and, with a tokenizer, bags of codes.
 
-    Each file is decoded once; held in memory are one batch of windows, how one film changes, and the pooled rows. A long file's
-    rows are those of all its windows together. Encoders give every one of ``POOLINGS`` of every layer, named ``statistics`` for the
-    last layer and ``statistics of layer 3`` for others; the other two give ``clip``. The baseline is the mean over time of what
-    the loader calls it, and the deviation where the medium has a time.
+    Each file is decoded once; held in memory are one batch of windows, how one film changes, and the pooled rows. A long
+    file's rows are those of all its windows together. Encoders give every one of ``POOLINGS`` of every layer, named
+    ``statistics`` for the last layer and ``statistics of layer 3`` for others; the other two give ``clip``. The baseline is the
+    mean over time of what the loader calls it, and the deviation where the medium has a time.
 
     Args:
         models: by name; all have one front end and one size of patch. The first one's tokenizer gives the codes.
