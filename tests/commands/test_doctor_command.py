@@ -20,7 +20,7 @@ def test_says_ready_and_how(tiny_folder, capsys, monkeypatch, tmp_path):
         "wav/pcm_16: 8   flac/pcm_16: 2",
         "10 files, of which 0 silent, 0 cut short",
         "1 s - 2 s",
-        "10 clips of up to 2 s, 80 % of the time in 2 steps",
+        "10 clips of up to 2 s, 80 % of the time, steps: 2",
         "estimated time",
         "what to do",
         "ready to train",
