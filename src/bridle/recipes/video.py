@@ -77,9 +77,8 @@ def video_demo() -> RunConfig:
         recipe="video-demo",
         phases="cold:1500steps",
         video=VideoConfig(size=24, decode_size=24, channels=1, num_frames=4, stride=6, scale=(0.7, 1.0), flip=False),
-        encoder=replace(small.encoder, width=128, depth=4, heads=4, patch=(2, 4, 4)),
+        encoder=replace(small.encoder, patch=(2, 4, 4)),
         masks=MaskConfig(kind="tube", mask_ratio=0.6, predict_ratio=0.5),
         quantizer=QuantizerConfig(num_codebooks=2, codebook_size=128, code_dim=16, init_sample=16384, kmeans_steps=10),
         cold_start=ColdStartConfig(normalise="set"),
-        train=TrainConfig(batch_size=32),
     )
