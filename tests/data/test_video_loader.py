@@ -210,6 +210,15 @@ def scene(index: int, width: int, height: int) -> np.ndarray:
     return (128 + 100 * np.sin(x / 9 + index / 3) * np.cos(y / 7)).astype(np.uint8)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (63, 65), (1001, 7)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_frames_in_memory_may_have_any_size(size: tuple[int, int], channels: int) -> None:
+    loader = VideoLoader(dataclasses.replace(CONFIG, max_pixels=1000))  # a limit for files, not for what is in memory
+    (window,) = loader.windows_of(torch.full((3, channels, *size), 77, dtype=torch.uint8))
+    assert window.inputs.shape == (1, 3, 48, 48)
+    assert int((window.inputs.int() - 77).abs().max()) <= 1
+
+
 def test_frames_in_memory_are_windows_of_a_film(manifest: Manifest) -> None:
     loader = VideoLoader(CONFIG)
     frames = torch.stack([torch.full((1, 48, 64), 10 * t, dtype=torch.uint8) for t in range(19)])

@@ -162,7 +162,7 @@ class VideoLoader:
 
         size, step = self.config.size, self.config.num_frames
         frames = uint8_pixels(item, "a film", ("frames", "1 or 3", "height", "width"))
-        canvas = Canvas((size, size), "centre", self.config.channels, 1.0, self.config.max_pixels)
+        canvas = Canvas((size, size), "centre", self.config.channels, 1.0, frames[0, 0].numel())
         shown = frames.movedim(1, -1).squeeze(-1).contiguous().numpy()
         kind = "rgb24" if shown.ndim > _GREY_AXES else "gray"
         pixels = torch.stack([canvas.picture(VideoFrame.from_ndarray(frame, format=kind)) for frame in shown], dim=1)

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from bridle.data.manifest import Entry
 from bridle.data.medium import Info
+from bridle.data.pixels import PixelConfig
 from bridle.data.quarantine import BadFile
 from bridle.errors import DecodeError
 from bridle.media.audio import AudioInfo, decode_audio
 from bridle.media.image import ImageInfo, decode_image
 from bridle.media.video import VideoInfo, decode_frames
 
-_MAX_DECODE_SECONDS = 60.0  # as in training
+_MAX_DECODE_SECONDS = PixelConfig.max_decode_seconds  # as in training, if not set otherwise
 _WHOLE_SECONDS = 60.0  # a longer sound is decoded at its start and at its end only
 _END_SECONDS = 30.0
 _ENDS = (0.0, 0.9)  # where in a film frames are looked at, as shares of its duration

@@ -92,7 +92,7 @@ def probe_video(source: Source, key: str = "", max_pixels: int = 200_000_000) ->
 
     Where the header does not state the duration (bare streams, unfinished recordings), the whole file is read, though not
     decoded: two to five seconds for a gigabyte that is in memory. Of MPEG transport streams it is the last three seconds.
-    Where it does not state the rate either, as browsers record, the rate is that of the packets.
+    So it is where the rate is not stated, as in browsers' recordings, which is that of the packets then.
 
     Args:
         source: path or seekable binary stream.
