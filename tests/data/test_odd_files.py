@@ -93,15 +93,16 @@ def write_films(folder: Path) -> dict[str, bool]:
         "whole.avi": {"codec": "mpeg4"},
         "whole.mpg": {"codec": "mpeg1video"},
         "slow.mp4": {"rate": 1},
-        "vertical.mp4": {"width": 32, "height": 96},
+        "vertical.mp4": {"size": (96, 32)},
     }.items():
         film(folder / name, 6 if name == "slow.mp4" else 30, **options)
         good[name] = True
     film(folder / "one-frame.mp4", 1)
     good["one-frame.mp4"] = True
     write("really-mp4.avi", whole, True)
-    mkv = (folder / "whole.mkv").read_bytes()
-    write("cut.mkv", mkv[: len(mkv) // 3], False)  # the clip that is drawn lies behind what is left
+    mkv, long = (folder / "whole.mkv").read_bytes(), film(folder.parent / "long.mkv", 300, gop=25).read_bytes()
+    write("cut.mkv", mkv[: len(mkv) // 3], False)  # before the first frame ends
+    write("half.mkv", long[: len(long) // 2], True)
     write("no-index.mp4", whole[: len(whole) - 600], False)
     write("half.mp4", whole[: len(whole) // 2], False)
     write("header-only.mkv", mkv[:40], False)
@@ -141,7 +142,7 @@ def test_pictures(folder: Path) -> None:
 
 def test_films(folder: Path) -> None:
     wanted = write_films(folder / "films")
-    assert len(wanted) == 20
+    assert len(wanted) == 21
     manifest = read_manifest(folder / "films", VIDEO)
     loader = VideoLoader(VIDEOS)
     data = ClipDataset(manifest, loader, 0)

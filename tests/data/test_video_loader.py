@@ -195,7 +195,7 @@ def test_a_film_that_is_kept_whole_may_take_as_long_as_its_clips(manifest: Manif
 
 
 def test_a_film_gives_the_same_in_memory_and_from_its_file(tmp_path: Path) -> None:
-    path = film(tmp_path / "a.mp4", 40, width=128, height=96, draw=scene, options={"crf": "1"})
+    path = film(tmp_path / "a.mp4", 40, size=(96, 128), draw=scene, options={"crf": "1"})
     config = dataclasses.replace(CONFIG, stride=2)
     frames = decode_frames(path, num_frames=20, step_seconds=0.08).pixels.transpose(0, 1)
     loader = VideoLoader(config)

@@ -439,3 +439,40 @@ def test_a_jpeg_that_asks_for_the_picture_again_and_again_ends_in_time(monkeypat
     monkeypatch.setattr("time.monotonic", lambda: now.__setitem__(0, now[0] + 4.0) or now[0])
     with pytest.raises(DecodeError, match="takes longer than 6 s to decode"):
         decode_image(io.BytesIO(endless), max_decode_seconds=6)
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "JPEG"])
+def test_every_format_that_is_read_in_blocks_ends_in_time(monkeypatch, form):
+    stream = io.BytesIO()
+    Image.new("L", (3000, 2000)).save(stream, form)
+    assert decode_image(io.BytesIO(stream.getvalue()), max_decode_seconds=60).width == 3000
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now.__setitem__(0, now[0] + 4.0) or now[0])
+    with pytest.raises(DecodeError, match="takes longer than 3 s to decode"):
+        decode_image(io.BytesIO(stream.getvalue()), max_decode_seconds=3)
+
+
+def tiled_tiff(size: tuple[int, int], tile: tuple[int, int]) -> bytes:
+    """A grey TIFF of that width and height, whose tiles of that width and height share one block of zeros."""
+    data = zlib.compress(bytes(tile[0] * tile[1]), 9)
+    num_tiles = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
+    tags = [(256, size[0]), (257, size[1]), (258, 8), (259, 8), (262, 1), (277, 1), (322, tile[0]), (323, tile[1])]
+    end = 8 + 2 + 12 * (len(tags) + 2) + 4
+    starts, lengths = struct.pack(f"<{num_tiles}I", *[end] * num_tiles), struct.pack(f"<{num_tiles}I", *[len(data)] * num_tiles)
+    tables = [
+        (324, end if num_tiles == 1 else end + len(data)),
+        (325, len(data) if num_tiles == 1 else end + len(data) + len(starts)),
+    ]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+    entries += [struct.pack("<HHII", tag, 4, num_tiles, value) for tag, value in tables]
+    return b"".join([b"II*\0\x08\0\0\0", struct.pack("<H", len(entries)), *entries, bytes(4), data, starts, lengths])
+
+
+def test_tiles_of_a_tiff_count_whole():
+    for size, tile in (((40, 30), (16, 16)), ((10, 10), (16, 32))):
+        assert decode_image(io.BytesIO(tiled_tiff(size, tile)), max_pixels=2000).width == size[0]
+    assert probe_image(io.BytesIO(tiled_tiff((10, 10), (2048, 2048)))).width == 10
+    with pytest.raises(DecodeError, match="2048x2048 = 4194304 pixels, over max_pixels = 4000000"):
+        decode_image(io.BytesIO(tiled_tiff((10, 10), (2048, 2048))), max_pixels=4_000_000)
+    with pytest.raises(DecodeError, match="64x65536 = 4194304 pixels, over max_pixels = 4000000"):
+        decode_image(io.BytesIO(tiled_tiff((64, 16), (16, 65536))), max_pixels=4_000_000)

@@ -16,7 +16,7 @@ from reference.video_files import film, indices, picture, remux, with_cover
 
 from bridle.errors import DecodeError
 from bridle.media import video_stream
-from bridle.media.video import NO_PICTURES, decode_frames, probe_video
+from bridle.media.video import NO_PICTURES, decode_frames, decode_windows, probe_video
 
 NOISE = np.random.default_rng(0).bytes(50_000)
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -205,6 +205,22 @@ def test_time_stamps_that_jump_ahead(tmp_path, quiet, suffix):
     assert read(path, 1.92, 4) == [48, 49, 49, 49]
     assert read(path, 60.0) == [49, 49, 49]
     assert read(path, 103.0) == [75, 76, 77]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_time_stamps_that_jump_by_hours(tmp_path, quiet, suffix):
+    def late(i, packet):
+        if i >= 50:
+            ahead = int(7200 / packet.time_base)
+            packet.pts, packet.dts = packet.pts + ahead, packet.dts + ahead
+
+    path = remux(film(tmp_path / f"a.{suffix}", 100, gop=25), tmp_path / f"b.{suffix}", edit=late)
+    assert read(path, 0.0) == [0, 1, 2]
+    assert read(path, 7203.0) == [75, 76, 77]
+    with pytest.raises(DecodeError, match=r"no frame for 7,200 s from 1\.96 s on: its time stamps are wrong"):
+        read(path, 3600.0)
+    with pytest.raises(DecodeError, match="no frame for 7,200 s"):
+        list(decode_windows(path, num_frames=16, step_seconds=0.04, size=(48, 64)))
 
 
 def test_time_stamps_that_fall_back(tmp_path, quiet):

@@ -26,6 +26,7 @@ OPTIONS = {
 PIX_FMTS = {"mjpeg": "yuvj420p", "prores_ks": "yuv422p10le", "huffyuv": "yuv422p", "gif": "rgb8", "libx264rgb": "rgb24"}
 PIX_FMTS |= {"qtrle": "rgb24", "png": "rgb24", "apng": "rgb24"}
 FORMATS = {"m1v": "mpeg1video", "m2v": "mpeg2video", "y4m": "yuv4mpegpipe", "mjpg": "mjpeg"}
+HOW = {"pix_fmt", "format", "container_options", "sound", "sound_seconds", "rotation", "hflip", "aspect", "colours", "draw"}
 SIZES = {"h263": (96, 128), "h263p": (96, 128), "rv20": (96, 128), "libsvtav1": (96, 128), "dvvideo": (576, 720)}
 
 
@@ -75,6 +76,7 @@ def film(
             ``rotation`` (degrees counter-clockwise, as shown), ``hflip``, ``aspect`` (of a pixel), ``colours`` (colorspace and
             color_range), ``draw`` (index, width, height -> grey or RGB picture instead of the index).
     """
+    assert how.keys() <= HOW, f"unknown: {how.keys() - HOW}"
     draw: Callable[[int, int, int], np.ndarray] = how.get("draw", picture)
     height, width = size or SIZES.get(codec, (48, 64))
     form = how.get("format", FORMATS.get(path.suffix[1:]))

@@ -141,8 +141,10 @@ def decode_image(
         size: (height, width) of the result; None leaves the picture as it is.
         fit: "squash" resizes the whole picture to ``size``; "centre" resizes it until it just covers ``size`` and cuts
             out the centre.
-        max_pixels: the most pixels that a file may announce; one with more is refused before they take memory.
-        max_decode_seconds: time that a JPEG may take, which can be made to take hours.
+        max_pixels: the most pixels that a file may announce, of a tiled TIFF those of all its tiles; one with more is
+            refused before they take memory.
+        max_decode_seconds: time that decoding may take, asked between blocks of the file. TIFF and WebP are decoded in one
+            go, within the time that ``max_pixels`` takes.
         key: name of the file in errors; the path when empty.
 
     Raises:
@@ -155,10 +157,10 @@ def decode_image(
     key = key or source_name(source)
     with opened(source, key) as raw, buffered(raw) as stream:
         image = open_image(stream, key, max_pixels)
-        if isinstance(image.file, JpegImageFile):
+        if not isinstance(image.file, TiffImageFile):  # of which libtiff wants the whole file
             image.file.fp = cast("IO[bytes]", Timed(stream, TimeLimit(max_decode_seconds)))
-            if image.file.info.get("progressive"):
-                image.file.decodermaxblock = _BYTES_BETWEEN_CHECKS
+        if image.file.info.get("progressive"):
+            image.file.decodermaxblock = _BYTES_BETWEEN_CHECKS
         with decode_errors(key, Exception):
             extent = _load(image.file, request, is_on_its_side(image.orientation))
         if isinstance(image.file, PngImageFile):  # which may tell it behind the pixels

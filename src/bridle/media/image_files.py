@@ -8,6 +8,7 @@ libtiff may still complain on stderr.
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from bridle.errors import BridleError, DecodeError
 from bridle.media.reading import TimeLimit, Unreadable, check_pixels
 
 ORIENTATION_TAG = 0x0112
+_TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
 _NEEDED_BYTES = 30  # a WebP tells its size in so many
 
 
@@ -100,6 +102,7 @@ def open_image(stream: BinaryIO, key: str, max_pixels: int | None = None) -> Ope
         file = plugin(stream)
         if isinstance(file, TiffImageFile):
             (width, height), orientation = stored_size(file), int(file.tag_v2.get(ORIENTATION_TAG, 1))
+            _check_pixels(*_tiled_size(file), max_pixels, key)
         else:
             (width, height), orientation = file.size, exif_orientation(file)
     _check_pixels(width, height, max_pixels, key)
@@ -109,6 +112,13 @@ def open_image(stream: BinaryIO, key: str, max_pixels: int | None = None) -> Ope
 def stored_size(file: TiffImageFile) -> tuple[int, int]:
     """Width and height of a TIFF in the file; ``file.size`` is that or the one shown, by Pillow's version."""
     return int(file.tag_v2[256]), int(file.tag_v2[257])
+
+
+def _tiled_size(file: TiffImageFile) -> tuple[int, int]:
+    """Width and height of a TIFF's tiles together: libtiff decodes whole tiles, however little of them is shown."""
+    sizes = stored_size(file)
+    tiles = [int(file.tag_v2.get(tag, 0)) or size for tag, size in zip((_TILE_WIDTH, _TILE_HEIGHT), sizes, strict=True)]
+    return math.ceil(sizes[0] / tiles[0]) * tiles[0], math.ceil(sizes[1] / tiles[1]) * tiles[1]
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -168,7 +178,7 @@ def _reason(error: Exception) -> str:
 
 
 class Timed:
-    """A stream for a plugin that decodes while it reads: few bytes of JPEG may ask for the whole picture again and again."""
+    """A stream for a plugin that decodes while it reads: few bytes may hold many pixels, or ask for them again and again."""
 
     def __init__(self, stream: BinaryIO, limit: TimeLimit) -> None:
         self._stream, self._limit = stream, limit

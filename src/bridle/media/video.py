@@ -48,6 +48,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 ENDS_BEFORE = "ends before"
 """How the reason begins when a film has no frame at the time that was asked for."""
+_MAX_GAP_SECONDS = 1800.0  # a clip of one frame held longer says nothing, and there may be thousands of them
 _LONGER: dict[str, Way] = {"skip": "seek", "seek": "walk", "walk": "read"}  # what to try after a short cut that led astray
 
 
@@ -299,6 +300,8 @@ def _pictures(film: Film, wanted: Wanted, canvas: Canvas, way: Way) -> Iterator[
         end = time if frame is not None else shown_until
         until = end - film.lenience(end - since)
         while held is not None and index < wanted.count and wanted[index] < until:
+            if end - since > _MAX_GAP_SECONDS:
+                raise Unreadable(f"no frame for {end - since:,.0f} s from {since:g} s on: its time stamps are wrong")
             film.confirm(since, wanted[index])
             yield canvas.picture(held)
             index += 1
