@@ -90,6 +90,27 @@ def test_doctor_counts_the_bytes_of_rows(tmp_path: Path) -> None:
     assert scan.num_copies == 1, "the first and the third; the second only begins like them"
 
 
+def test_a_folder_of_parquet_files_as_the_hub_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    place = tmp_path / "a:b" / "set"
+    for split, labels in (("train", [0, 1]), ("test", [1])):
+        (place / "data").mkdir(parents=True, exist_ok=True)
+        rows = {"image": [{"bytes": png(10 + label), "path": None} for label in labels], "label": labels}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(place / "data" / f"{split}-00000-of-00001.parquet"))
+    manifest = read_manifest(f"hf:{place}:train", IMAGE)
+    assert manifest.columns == {"label": ["cat", "dog"]}
+    sample = ClipDataset(manifest, ImageLoader(CONFIG), 0)[0, 1]
+    assert isinstance(sample, Sample)
+    assert int(sample.inputs.max()) == 11
+    assert len(read_manifest(f"hf:{place}:default:test", IMAGE)) == 1
+    assert len(read_manifest(f"hf:{place}:train[:1]", IMAGE)) == 1
+    with pytest.raises(DataError, match="has the splits train, test; name one"):
+        read_manifest(f"hf:{place}", IMAGE)
+    with pytest.raises(DataError, match="cannot be opened"):
+        read_manifest(f"hf:{place}:other:test", IMAGE)
+
+
 def test_other_media_and_missing_sets_are_explained(folder: Path, tmp_path: Path) -> None:
     for medium in (AUDIO, VIDEO):
         with pytest.raises(DataError, match=r"no column of type (Audio|Video); its columns are picture, label, width"):

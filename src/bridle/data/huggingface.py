@@ -1,8 +1,12 @@
-"""Sets of the ``datasets`` library as a source: ``hf:NAME`` or ``hf:FOLDER``, and ``:SPLIT`` where there are several."""
+"""Sets of the ``datasets`` library as a source: ``hf:NAME``, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIGURATION:SPLIT``.
+
+NAME may be a folder: one that ``save_to_disk`` wrote, or whatever ``load_dataset`` reads, such as a copy of a repository.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +18,11 @@ from bridle.errors import ConfigError, DataError
 PREFIX = "hf:"
 _FEATURES = {"audio": "Audio", "image": "Image", "video": "Video"}
 _HEAD_BYTES = 200
+_WORD = r"[^:/\\\[\]]+"
+_SOURCE = re.compile(  # a folder may hold colons; a split may be a slice, train[:100]
+    rf"(?P<place>.*?)(?:(?::(?P<configuration>{_WORD}))?:(?P<split>{_WORD}(?:\[[^\]]*\])?))?", re.DOTALL
+)
+_SAVED = ("dataset_info.json", "dataset_dict.json")  # what save_to_disk writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +91,13 @@ def _open(source: str) -> Any:
         import datasets  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ConfigError(f"{source} needs the datasets library: pip install 'bridle[datasets]'") from error
-    place, split = _split_name(source.removeprefix(PREFIX))
+    place, configuration, split = _parts(source.removeprefix(PREFIX))
     datasets.disable_progress_bars()
     try:
-        found = datasets.load_from_disk(place) if Path(place).is_dir() else datasets.load_dataset(place, split=split)
+        if any((Path(place) / name).is_file() for name in _SAVED):
+            found = datasets.load_from_disk(place)
+        else:
+            found = datasets.load_dataset(place, configuration, split=split)
     except Exception as error:  # the library raises errors of a dozen others, for a dozen reasons
         shown = (str(error).splitlines() or [type(error).__name__])[0][:_HEAD_BYTES]
         raise DataError(f"{source} cannot be opened: {shown}") from error
@@ -103,9 +115,11 @@ def _open(source: str) -> Any:
     return found
 
 
-def _split_name(text: str) -> tuple[str, str | None]:
-    place, colon, split = text.rpartition(":")
-    return (place, split) if colon and "/" not in split and "\\" not in split else (text, None)
+def _parts(text: str) -> tuple[str, str | None, str | None]:
+    """Name or folder, configuration and split."""
+    match = _SOURCE.fullmatch(text)
+    assert match is not None, text
+    return match["place"], match["configuration"], match["split"]
 
 
 def _text(feature: Any, value: Any) -> str:

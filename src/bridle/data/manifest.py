@@ -134,7 +134,8 @@ def read_manifest(
     * A ``.csv`` or ``.parquet`` table. Relative paths are looked for in the table's folder, its ``audio`` (``images``,
       ``videos``) folder, the parent folder and the parent's folder of that name. A ``duration_seconds`` column is trusted;
       rows without a duration are probed, and all films, for their rate.
-    * A set of the ``datasets`` library, ``hf:NAME:SPLIT`` or ``hf:FOLDER``; classes become columns by their names.
+    * A set of the ``datasets`` library, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIGURATION:SPLIT``; NAME may be a folder; classes
+      become columns by their names.
     * An uncompressed ``.tar``, a single file, or a glob pattern of any of these. Members of the same key (WebDataset) that
       end in ``.cls``, ``.txt`` or ``.json`` become columns of the member they lie beside.
 

@@ -22,6 +22,7 @@ def video_base() -> RunConfig:
 
     Command: ``torchrun --nproc-per-node 8 -m bridle pretrain video-base --data KINETICS --out runs/base``. As in the
     published scripts, the plan is a cold start only; tokenizer and encoder phases can be added behind it with ``--phases``.
+    Crops of any area and shape between the least and the largest stand for the published scales of 1, 0.875, 0.75 and 0.66.
     Not run at this scale by us.
     """
     width, depth, heads = SIZES["base"]
@@ -29,7 +30,7 @@ def video_base() -> RunConfig:
         recipe="video-base",
         phases="cold:801",
         audio=None,
-        video=VideoConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD, scale=(0.5, 1.0), cache_gigabytes=0.0),
+        video=VideoConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD, scale=(0.44, 1.0), flip=False, cache_gigabytes=0.0),
         encoder=EncoderConfig(width=width, depth=depth, heads=heads, patch=(2, 16, 16), channels=3, axes=AXES),
         predictor=PredictorConfig(kind="full", width=384, depth=4, heads=6),
         masks=MaskConfig(kind="tube", mask_ratio=0.9),
