@@ -84,6 +84,25 @@ def test_other_shapes_of_encoder_and_tokenizers():
     assert own == {kind: torchs[kind] for kind in own}
 
 
+@pytest.mark.parametrize("kernel", [(8, 4), (5, 1)])
+def test_an_encoder_with_the_parts_of_beats(kernel):
+    config = recipe("audio-debug")
+    encoder = replace(
+        config.encoder,
+        positions="convolved",
+        position_kernel=kernel,
+        relative_positions=(8, 20),
+        embed_width=12,
+        class_token=False,
+        block_norm="deep",
+    )
+    config = replace(config, phases=PHASES, encoder=encoder)
+    own, torchs = counted(config), measured(config)
+    assert {kind: flops.forward for kind, flops in own.items()} == {kind: torchs[kind].forward for kind in own}
+    if kernel[1] == 1:  # torch counts the gradient of a grouped kernel as if every channel saw all others
+        assert own == {kind: torchs[kind] for kind in own}
+
+
 def test_a_batch_costs_as_much_as_its_clips():
     config = replace(recipe("audio-debug"), phases=PHASES)
     one, three = measured(config), measured(config, clips=3)

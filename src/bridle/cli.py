@@ -13,7 +13,7 @@ from bridle.errors import BridleError
 COMMANDS = {
     "doctor": "scan a folder before training: counts, sizes, broken files, time per epoch, what to do",
     "pretrain": "pretrain an encoder and its tokenizer on a folder of recordings, pictures or films",
-    "import": "begin a run with weights trained elsewhere: ViT, MAE, VideoMAE, DINOv2, AudioMAE, EAT",
+    "import": "begin a run with weights trained elsewhere: ViT, MAE, VideoMAE, DINOv2, AudioMAE, EAT, BEATs",
     "inspect": "what is in a run: settings, phases, steps, codebook health, size",
     "tokenize": "write the discrete codes of every file as parquet",
     "embed": "write an embedding of every file as parquet",

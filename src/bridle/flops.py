@@ -21,6 +21,7 @@ from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig, smoothing_
 from bridle.quantize import QuantizerConfig
 
 _MLP_RATIO = 4.0  # of predictor and estimator
+_GATES = 8  # outputs of a head's gate, see nn.relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,11 @@ def tokenizer_distillation(sizes: Sizes, counts: PatchCounts) -> dict[str, Flops
     """Parts of a step of :class:`~bridle.objectives.tokenizer.TokenizerDistillation`."""
     encoder, estimator, dim = sizes.encoder, sizes.estimator, sizes.quantizer.code_dim
     neck = _neck(encoder, dim, counts.every)
-    vit = _encoder(encoder, counts.every) + Flops(neck, 2 * neck)
+    vit = _encoder(encoder, counts.every, counts.every) + Flops(neck, 2 * neck)
     ends = _linear(counts.every, dim, estimator.width) + _linear(counts.every, estimator.width, encoder.width)
     estimate = ends + estimator.depth * _block(counts.every, estimator.width, _MLP_RATIO)
     return {
-        "encoder, all patches": Flops(_encoder(encoder, counts.every).forward),
+        "encoder, all patches": Flops(_encoder(encoder, counts.every, counts.every).forward),
         "tokenizer, trained": vit + Flops(_search(sizes.quantizer, dim, counts.every)),
         "estimator": Flops(estimate, 2 * estimate),
     }
@@ -141,7 +142,7 @@ def _masked(sizes: Sizes, counts: PatchCounts, outputs: int) -> dict[str, Flops]
     else:
         forward += predictor.depth * _block(context + counts.predicted, width, _MLP_RATIO)
     return {
-        "encoder, visible patches": _encoder(sizes.encoder, counts.visible) * counts.num_masks,
+        "encoder, visible patches": _encoder(sizes.encoder, counts.visible, counts.every) * counts.num_masks,
         "predictor and head": Flops(forward, 2 * forward) * counts.num_masks,
     }
 
@@ -157,15 +158,22 @@ def _random_labels(sizes: Sizes, counts: PatchCounts) -> Flops:
 def _tokenizer_labels(sizes: Sizes, counts: PatchCounts) -> Flops:
     """One pass over all patches, whatever the number of masks; the neck only where something is predicted."""
     rows, dim = counts.predicted * counts.num_masks, sizes.quantizer.code_dim
-    vit = _encoder(sizes.encoder, counts.every).forward
+    vit = _encoder(sizes.encoder, counts.every, counts.every).forward
     return Flops(vit + _neck(sizes.encoder, dim, rows) + _search(sizes.quantizer, dim, rows))
 
 
-def _encoder(config: EncoderConfig, patches: int) -> Flops:
-    """Trained. Its first layer needs no gradient of its input."""
-    embed = _linear(patches, config.patch_values, config.width)
-    blocks = config.depth * _block(patches + config.class_token, config.width, config.mlp_ratio)
-    return Flops(embed + blocks, embed + 2 * blocks)
+def _encoder(config: EncoderConfig, patches: int, every: int) -> Flops:
+    """Trained, on ``patches`` out of ``every``. Its first layer needs no gradient of its input."""
+    first = _linear(patches, config.patch_values, config.embed_width or config.width)
+    rest = config.depth * _block(patches + config.class_token, config.width, config.mlp_ratio)
+    if config.embed_width is not None:
+        rest += _linear(patches, config.embed_width, config.width)
+    if config.positions == "convolved":
+        kernel, groups = config.position_kernel
+        rest += _linear(every + 1 - kernel % 2, kernel * config.width // groups, config.width)
+    if config.relative_positions is not None:
+        rest += config.depth * _linear(patches * config.heads, config.width // config.heads, _GATES)
+    return Flops(first + rest, first + 2 * rest)
 
 
 def _neck(config: EncoderConfig, code_dim: int, rows: int) -> int:

@@ -4,12 +4,27 @@ State dicts are made up: names and shapes as in the published code, small widths
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from reference.state_dicts import DEPTH, HEADS, WIDTH, affine, beats, blocks, eat, mae, naive, norm, random, sine_table
+from reference.state_dicts import (
+    DEPTH,
+    HEADS,
+    WIDTH,
+    affine,
+    beats,
+    blocks,
+    eat,
+    mae,
+    naive,
+    naive_beats,
+    norm,
+    random,
+    sine_table,
+)
 from torch import Tensor
 
 from bridle.errors import ConfigError, RunError
@@ -97,11 +112,75 @@ def test_fine_tuned_eat_and_ddp_prefixes() -> None:
         assert any("norm of pooled features" in note for note in imported.notes)
 
 
-def test_beats_is_refused_in_words() -> None:
-    with pytest.raises(
-        RunError, match=r"is BEATs.*gated relative position biases.*convolution.*deep norm.*nothing was imported"
-    ):
-        read_encoder(beats())
+def test_beats_gives_the_features_of_its_formulas() -> None:
+    state, fbank = beats(), random(2, 1, 96, 128) * 3
+    imported = read_encoder(state)
+    assert (imported.family, imported.medium, imported.size) == ("BEATs", "audio", (1024, 128, 1))
+    assert (imported.mean, imported.std) == ((15.41663,), (6.55582,))
+    assert (imported.fbank.window, imported.fbank.full_scale) == ("povey", 32768)
+    config = imported.config
+    assert (config.heads, config.embed_width, config.position_kernel) == (HEADS, 16, (128, 16))
+    expected = naive_beats(state, fbank, 800, deep=True)
+    found = features(imported, fbank[..., None])
+    torch.testing.assert_close(found[:, 1:], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 0], expected.mean(1), atol=1e-5, rtol=0)
+    notes = " ".join(imported.notes)
+    assert "left out: heads; 2 tensors, 'predictor.weight' and so on" in notes
+    assert "largest distance: 800, as in the published models; weights do not tell" in notes
+    assert "biases of patches: there are none, so they begin at 0" in notes
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_beats_checkpoints_tell_their_settings(tmp_path: Path, deep: bool) -> None:
+    state, fbank = beats(kernel=7, num_buckets=16), random(2, 1, 160, 128) * 3
+    cfg = {"deep_norm": deep, "layer_norm_first": False, "max_distance": 30, "activation_fn": "gelu"}
+    torch.save({"cfg": cfg, "model": state | {"quantize.embedding.weight": random(4, 4)}}, tmp_path / "beats.pt")
+    imported = read_encoder(tmp_path / "beats.pt")
+    assert imported.config.relative_positions == (16, 30)
+    assert not any("taken for granted" in note or "largest distance" in note for note in imported.notes)
+    assert any("the quantizer of a tokenizer" in note for note in imported.notes)
+    found = features(imported, fbank[..., None])[:, 1:]
+    torch.testing.assert_close(found, naive_beats(state, fbank, 30, deep), atol=2e-5, rtol=0)
+    for change in ({"layer_norm_first": True}, {"activation_fn": "relu"}):
+        torch.save({"cfg": cfg | change, "model": state}, tmp_path / "other.pt")
+        with pytest.raises(RunError, match="norms before its sums or another activation"):
+            read_encoder(tmp_path / "other.pt")
+
+
+def test_beats_saved_with_newer_names_of_weight_norm() -> None:
+    state = beats()
+    newer = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): t
+        for name, t in state.items()
+    }
+    a, b = read_encoder(state).weights, read_encoder({f"model.{name}": tensor for name, tensor in newer.items()}).weights
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("encoder.pos_conv.0.weight_g", "not make a whole BEATs: 'convolution.size' is missing"),
+        ("encoder.layers.0.self_attn.relative_attention_bias.weight", "'blocks.0.distances' is missing"),
+        ("encoder.layers.1.self_attn.grep_a", "block 1 has no gate on its biases"),
+        ("encoder.layers.1.fc2.bias", "'blocks.1.mlp.2.bias' is missing"),
+    ],
+)
+def test_parts_of_beats_that_are_missing(name: str, reason: str) -> None:
+    state = beats()
+    del state[name]
+    with pytest.raises(RunError, match=re.escape(reason)):
+        read_encoder(state)
+
+
+def test_beats_with_a_table_for_each_block_is_refused() -> None:
+    state = beats()
+    state["encoder.layers.1.self_attn.relative_attention_bias.weight"] = random(320, HEADS)
+    with pytest.raises(RunError, match="different biases by distance"):
+        read_encoder(state)
 
 
 def test_original_videomae_has_no_table_and_no_bias_of_keys() -> None:

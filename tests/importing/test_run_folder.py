@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import kaldi_native_fbank
+import numpy as np
 import pytest
+import soundfile
 import torch
 from reference.media_folders import write_folder
-from reference.state_dicts import HEADS, eat, sine_table
+from reference.state_dicts import HEADS, beats, eat, mae, naive_beats, sine_table
 
 import bridle
 from bridle import cli
@@ -34,6 +37,21 @@ def vit(channels: int = 3, size: int = 32) -> Any:
         num_channels=channels,
     )
     return transformers.ViTModel(config, add_pooling_layer=False).eval()
+
+
+def videomae() -> Any:
+    torch.manual_seed(0)
+    config = transformers.VideoMAEConfig(
+        image_size=32,
+        patch_size=16,
+        num_channels=3,
+        num_frames=4,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    return transformers.VideoMAEModel(config)
 
 
 def debug(kind: str = "image") -> RunConfig:
@@ -77,6 +95,50 @@ def test_pretraining_goes_on_from_the_weights(pictures: Path, tmp_path: Path) ->
     other = write_folder("image", tmp_path / "other", 4)
     with pytest.raises(RunError, match="same --data"):
         pretrain(made, [other], tmp_path / "run", resume=True, device=CPU)
+
+
+SOURCES = {
+    "BEATs": ("audio", beats),
+    "EAT": ("audio", lambda: {name: tensor for name, tensor in eat().items() if "decoder" not in name}),
+    "AudioMAE": ("audio", lambda: mae(channels=1, patch=16, table=sine_table(8, 6))),
+    "VideoMAE": ("video", videomae),
+}
+
+
+@pytest.mark.parametrize("family", SOURCES)
+def test_pretraining_goes_on_from_other_families(family: str, tmp_path: Path) -> None:
+    medium, source = SOURCES[family]
+    data = write_folder(medium, tmp_path / "data", 4)
+    base = debug(medium)
+    base = dataclasses.replace(base, encoder_optim=dataclasses.replace(base.encoder_optim, lr=1e-3))
+    made = bridle.import_weights(source(), tmp_path / "run", config=base, heads=4)
+    assert made.family == family
+    before = bridle.load(tmp_path / "run", "cpu").networks.encoder.state_dict()
+    assert pretrain(made.config, [data], tmp_path / "run", resume=True, device=CPU).finished
+    after = bridle.load(tmp_path / "run", "cpu")
+    changed = [name for name, tensor in after.networks.encoder.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert {"blocks.0.attention.query.weight", "blocks.1.mlp.2.bias"} <= set(changed)
+    assert sum(1 for _ in (tmp_path / "run" / "metrics.jsonl").open()) == 6
+    features = after.features(next(path for path in data.rglob("*.*")))
+    assert bool(torch.isfinite(features).all())
+
+
+def test_sound_to_features_of_beats(tmp_path: Path) -> None:
+    """Filterbank, normalisation and encoder together: Kaldi's own filterbank, then BEATs by its formulas."""
+    state = beats()
+    bridle.import_weights(state, tmp_path / "run", config=debug("audio"))
+    sound = write_folder("audio", tmp_path / "data", 2) / "a" / "0.wav"
+    waveform = torch.from_numpy(soundfile.read(sound, dtype="float32")[0]) * 1e-3  # quiet bands tell the scale
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither, options.mel_opts.num_bins, options.use_energy = 0, 128, False
+    kaldi = kaldi_native_fbank.OnlineFbank(options)  # its default window is povey
+    kaldi.accept_waveform(16000, (waveform * 32768).tolist())
+    kaldi.input_finished()
+    frames = torch.from_numpy(np.stack([kaldi.get_frame(i) for i in range(kaldi.num_frames_ready)]))
+    inputs = (frames[: len(frames) // 16 * 16] - 15.41663) / (2 * 6.55582)
+    expected = naive_beats(state, inputs[None, None], 800, deep=True)[0].reshape(-1, 8, 32)
+    found = bridle.load(tmp_path / "run", "cpu").features(waveform)
+    torch.testing.assert_close(found[: len(expected)], expected, atol=2e-3, rtol=0)
 
 
 def test_the_command_takes_a_folder_and_says_what_is_missing(
@@ -161,17 +223,7 @@ def test_a_table_that_reaches_further_than_published_clips_does_not_make_them_lo
 
 
 def test_video_and_base_recipes(tmp_path: Path) -> None:
-    config = transformers.VideoMAEConfig(
-        image_size=32,
-        patch_size=16,
-        num_channels=3,
-        num_frames=4,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    made = bridle.import_weights(transformers.VideoMAEModel(config), tmp_path / "run", config=debug("video"))
+    made = bridle.import_weights(videomae(), tmp_path / "run", config=debug("video"))
     assert made.config.video is not None
     assert (made.config.video.num_frames, made.config.video.size) == (4, 32)
     assert bridle.load(tmp_path / "run", "cpu").features(torch.zeros(4, 3, 32, 32)).shape == (2, 2, 2, 32)

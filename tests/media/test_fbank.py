@@ -20,7 +20,7 @@ def kaldi(waveform: torch.Tensor, config: FbankConfig) -> torch.Tensor:
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.samp_freq = config.sample_rate
     options.frame_opts.dither = 0
-    options.frame_opts.window_type = "hanning"
+    options.frame_opts.window_type = config.window
     options.frame_opts.frame_length_ms = config.frame_seconds * 1000
     options.frame_opts.frame_shift_ms = config.hop_seconds * 1000
     options.mel_opts.num_bins = config.num_mels
@@ -28,7 +28,7 @@ def kaldi(waveform: torch.Tensor, config: FbankConfig) -> torch.Tensor:
     options.mel_opts.high_freq = config.high_hz
     options.use_energy = False
     fbank = kaldi_native_fbank.OnlineFbank(options)
-    fbank.accept_waveform(config.sample_rate, waveform.tolist())
+    fbank.accept_waveform(config.sample_rate, (waveform * config.full_scale).tolist())
     fbank.input_finished()
     rows = [fbank.get_frame(i) for i in range(fbank.num_frames_ready)]
     return torch.from_numpy(np.stack(rows))
@@ -98,6 +98,8 @@ def naive(waveform: torch.Tensor) -> torch.Tensor:
         FbankConfig(sample_rate=8000, num_mels=64, high_hz=3800.0),
         FbankConfig(sample_rate=22050, num_mels=128),
         FbankConfig(sample_rate=48000, frame_seconds=0.032, hop_seconds=0.0125),
+        FbankConfig(window="povey"),
+        FbankConfig(window="povey", full_scale=32768.0),
     ],
 )
 def test_parity_with_kaldi_at_other_settings(config):
@@ -131,6 +133,14 @@ def test_gain_adds_its_logarithm():
     louder, plain = Fbank()(3 * waveform), Fbank()(waveform)
     heard = plain > FLOOR + 2  # below, the floor takes part
     torch.testing.assert_close(louder[heard], (plain + 2 * np.log(3))[heard], atol=1e-3, rtol=0)
+
+
+def test_full_scale_adds_its_logarithm_and_lowers_the_floor():
+    plain, kaldis = (Fbank(FbankConfig(num_mels=80, full_scale=scale)) for scale in (1.0, 32768.0))
+    noise, quiet = signals()["noise"], signals()["below the floor"]
+    torch.testing.assert_close(kaldis(noise), plain(noise) + 2 * np.log(32768), atol=1e-4, rtol=0)
+    assert bool((plain(quiet) == FLOOR).all())
+    assert float((kaldis(quiet) > FLOOR).float().mean()) > 0.99
 
 
 @pytest.mark.parametrize("samples", [0, 1, 399, 400, 401, 559, 560, 561, 16000])
@@ -224,6 +234,8 @@ def test_no_state_is_saved():
         {"high_hz": -9000.0},
         {"dither": -1.0},
         {"dither": float("nan")},
+        {"window": "hamming"},
+        {"full_scale": 0.0},
     ],
 )
 def test_wrong_settings_are_named(settings):

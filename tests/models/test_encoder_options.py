@@ -20,6 +20,10 @@ OPTIONS = {
     "sine-cosine and stretched": replace(PLAIN, position_grid=(6, 5, 1)),
     "no class token": replace(PLAIN, class_token=False, final_norm=False),
     "post-norm": replace(PLAIN, block_norm="post", input_norm=True, final_norm=False, norm_eps=1e-6),
+    "deep norm": replace(PLAIN, block_norm="deep"),
+    "convolved": replace(PLAIN, positions="convolved", position_kernel=(8, 4), class_token=False),
+    "by distance": replace(PLAIN, relative_positions=(8, 20), class_token=False),
+    "normalised patches": replace(PLAIN, embed_width=24),
     "layer scale": replace(PLAIN, layer_scale=0.5),
     "post-norm with layer scale": replace(PLAIN, block_norm="post", layer_scale=0.5),
 }
@@ -130,6 +134,11 @@ def test_each_learned_position_has_the_gradient_of_its_patch_alone() -> None:
         ({"positions": "learned"}, "encoder.positions=learned needs encoder.position_grid"),
         ({"position_grid": (1, 0, 4)}, "must be 1 or more"),
         ({"norm_eps": 0.0}, "encoder.norm_eps=0.0 must be above 0"),
+        ({"embed_width": 0}, "must be 1 or more"),
+        ({"positions": "convolved"}, "class_token must be False"),
+        ({"relative_positions": (8, 20)}, "class_token must be False"),
+        ({"positions": "convolved", "class_token": False, "position_kernel": (128, 5)}, "its groups must divide width=32"),
+        ({"relative_positions": (320, 80), "class_token": False}, "a largest distance of more than a quarter"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:

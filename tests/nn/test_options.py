@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from reference.state_dicts import bucket
 from torch import Tensor
 
 from bridle.grid import PatchGrid
 from bridle.nn.block import Block
 from bridle.nn.positions import sequence, stretch
+from bridle.nn.relative import distance_buckets
 
 
 def noise(*shape: int) -> Tensor:
@@ -81,3 +83,13 @@ def test_layer_scale_is_a_factor_on_the_last_matrices(norm: str) -> None:
 def test_a_block_scaled_by_nothing_is_the_identity() -> None:
     x = noise(2, 5, 16)
     assert torch.equal(Block(16, 2, 2.0, layer_scale=0.0)(x, None), x)
+
+
+@pytest.mark.parametrize(("num_buckets", "max_distance"), [(320, 800), (32, 128), (8, 20), (4, 2)])
+def test_distances_are_classed_as_by_transformers(num_buckets: int, max_distance: int) -> None:
+    transformers = pytest.importorskip("transformers.models.wavlm.modeling_wavlm", reason="transformers is not installed")
+    theirs = transformers.WavLMAttention(8, 2, num_buckets=num_buckets, max_distance=max_distance)
+    ahead = torch.arange(-2000, 2001)
+    assert torch.equal(distance_buckets(ahead, num_buckets, max_distance), theirs._relative_positions_bucket(ahead))
+    for one in (-1999, -801, -80, -7, 0, 1, 3, 81, 799, 1500):
+        assert int(distance_buckets(torch.tensor(one), num_buckets, max_distance)) == bucket(one, num_buckets, max_distance)

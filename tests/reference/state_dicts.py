@@ -60,16 +60,75 @@ def eat(prefix: str = "") -> State:
     return state | affine(f"{front}decoder.blocks.0.0", 16, 16) | affine(f"{front}decoder.proj", 16, WIDTH)
 
 
-def beats() -> State:
-    at = "encoder.layers.0."
+def beats(kernel: int = 128, num_buckets: int = 320) -> State:
+    """microsoft/unilm, beats: a fine-tuned model. Its blocks share one table of biases."""
     state = {"patch_embedding.weight": random(16, 1, 16, 16)} | norm("layer_norm", 16) | affine("post_extract_proj", 16, WIDTH)
-    state |= {"encoder.pos_conv.0.bias": random(1, WIDTH)[0], "encoder.pos_conv.0.weight_g": random(1, 1, 128)}
-    state |= {"encoder.pos_conv.0.weight_v": random(WIDTH, 2, 128), f"{at}self_attn.grep_a": random(1, HEADS, 1, 1)}
-    state |= {f"{at}self_attn.relative_attention_bias.weight": random(320, HEADS)} | affine(f"{at}self_attn.grep_linear", 8, 8)
-    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        state |= affine(f"{at}self_attn.{part}", WIDTH, WIDTH)
-    state |= norm(f"{at}self_attn_layer_norm") | affine(f"{at}fc1", WIDTH, HIDDEN) | affine(f"{at}fc2", HIDDEN, WIDTH)
-    return state | norm(f"{at}final_layer_norm") | norm("encoder.layer_norm") | affine("predictor", WIDTH, 527)
+    state |= {"encoder.pos_conv.0.bias": random(1, WIDTH)[0], "encoder.pos_conv.0.weight_g": 1 + random(1, 1, kernel)}
+    state |= {"encoder.pos_conv.0.weight_v": random(WIDTH, 2, kernel)} | norm("encoder.layer_norm")
+    table = 3 * random(num_buckets, HEADS)
+    for i in range(DEPTH):
+        at = f"encoder.layers.{i}."
+        state |= {
+            f"{at}self_attn.grep_a": 1 + random(1, HEADS, 1, 1) + i,
+            f"{at}self_attn.relative_attention_bias.weight": table,
+        }
+        state |= affine(f"{at}self_attn.grep_linear", WIDTH // HEADS, 8)
+        for n, part in enumerate(("q_proj", "k_proj", "v_proj", "out_proj")):
+            for name, tensor in affine(f"{at}self_attn.{part}", WIDTH, WIDTH).items():
+                state[name] = tensor.roll(n + i, -1)
+        state |= norm(f"{at}self_attn_layer_norm") | affine(f"{at}fc1", WIDTH, HIDDEN) | affine(f"{at}fc2", HIDDEN, WIDTH)
+        state |= norm(f"{at}final_layer_norm")
+    return state | affine("predictor", WIDTH, 527)
+
+
+def bucket(ahead: int, num_buckets: int, max_distance: int) -> int:
+    """The class of a distance, one at a time (T5)."""
+    half = num_buckets // 2
+    exact, distance = half // 2, abs(ahead)
+    if distance >= exact:
+        growth = np.log(np.float32(distance) / exact) / np.log(max_distance / exact)
+        distance = min(exact + int(growth * (half - exact)), half - 1)
+    return distance + (half if ahead > 0 else 0)
+
+
+def naive_beats(state: State, fbank: Tensor, max_distance: int, deep: bool) -> Tensor:
+    """Features of the patches of (B, 1, T, F) by the formulas of BEATs, one head and one pair of patches at a time."""
+
+    def linear(name: str, y: Tensor) -> Tensor:
+        return F.linear(y, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def layer_norm(name: str, y: Tensor) -> Tensor:
+        return F.layer_norm(y, y.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-5)
+
+    x = F.conv2d(fbank, state["patch_embedding.weight"], stride=16).flatten(2).mT
+    x = linear("post_extract_proj", layer_norm("layer_norm", x))
+    direction = state["encoder.pos_conv.0.weight_v"]
+    kernel = direction.shape[2]
+    weight = torch.stack(
+        [state["encoder.pos_conv.0.weight_g"][0, 0, k] * direction[..., k] / direction[..., k].norm() for k in range(kernel)],
+        -1,
+    )
+    groups, length = direction.shape[0] // direction.shape[1], x.shape[1]
+    convolved = F.conv1d(x.mT, weight, state["encoder.pos_conv.0.bias"], padding=kernel // 2, groups=groups)
+    x = layer_norm("encoder.layer_norm", x + F.gelu(convolved[..., :length]).mT)
+    table = state["encoder.layers.0.self_attn.relative_attention_bias.weight"]
+    bias = torch.stack([table[[bucket(k - q, len(table), max_distance) for k in range(length)]] for q in range(length)])
+    size, alpha = WIDTH // HEADS, (2 * DEPTH) ** 0.25 if deep else 1.0
+    for i in range(DEPTH):
+        at = f"encoder.layers.{i}.self_attn"
+        query, key, value = (linear(f"{at}.{name}_proj", x) for name in "qkv")
+        seen = []
+        for h in range(HEADS):
+            part = slice(h * size, (h + 1) * size)
+            gates = linear(f"{at}.grep_linear", query[..., part])
+            first, second = gates[..., :4].sum(-1).sigmoid(), gates[..., 4:].sum(-1).sigmoid()
+            factor = first * (second * state[f"{at}.grep_a"][0, h, 0, 0] - 1) + 2
+            scores = query[..., part] @ key[..., part].mT / size**0.5 + factor[..., None] * bias[..., h]
+            seen.append(scores.softmax(-1) @ value[..., part])
+        at = f"encoder.layers.{i}"
+        x = layer_norm(f"{at}.self_attn_layer_norm", alpha * x + linear(f"{at}.self_attn.out_proj", torch.cat(seen, -1)))
+        x = layer_norm(f"{at}.final_layer_norm", alpha * x + linear(f"{at}.fc2", F.gelu(linear(f"{at}.fc1", x))))
+    return x
 
 
 def naive(state: State, picture: Tensor, post: bool) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from bridle.errors import RunError
-from bridle.importing.keymaps import EAT, TRANSFORMERS, detect, rename
+from bridle.importing.keymaps import BEATS, EAT, TRANSFORMERS, detect, rename
 from bridle.importing.sources import Source, Stored, open_source
 from bridle.importing.translate import Medium, Shape, find_shape, translate
+from bridle.media.fbank import FbankConfig
 from bridle.models.encoder import Encoder, EncoderConfig
 from bridle.recipes.image import IMAGENET_MEAN, IMAGENET_STD
 
@@ -19,6 +20,8 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 _MODEL_TYPES = {"vit": "ViT", "vit_mae": "ViTMAE", "videomae": "VideoMAE", "dinov2": "DINOv2"}
 _GELU = ("gelu", "gelu_python")
 _AUDIO: dict[str, Normalisation] = {"AudioMAE": ((-4.2677393,), (4.5689974,)), "EAT": ((-4.268,), (4.569,))}
+_AUDIO["BEATs"] = ((15.41663,), (6.55582,))
+_KALDI = FbankConfig(window="povey", full_scale=32768.0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Imported:
             and columns for images.
         mean: of the input; of each channel in [0, 1] for images and video, of log-mel values for audio; None when unknown.
         std: like ``mean``; inputs are ``(x - mean) / std``, and for audio ``(x - mean) / (2 * std)``.
+        fbank: window and scale of the filterbank of audio; its other settings are the defaults of Kaldi and of here.
         notes: in words: what was left out, and what was assumed because the weights do not tell.
     """
 
@@ -44,6 +48,7 @@ class Imported:
     size: tuple[int, int, int]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    fbank: FbankConfig
     notes: tuple[str, ...]
 
     def build(self) -> Encoder:
@@ -54,7 +59,7 @@ class Imported:
 
 
 def read_encoder(source: Source, *, heads: int | None = None, medium: Medium | None = None) -> Imported:
-    """Read the encoder of a ViT, ViTMAE, VideoMAE or DINOv2 of transformers, of MAE or AudioMAE (timm's names), or of EAT.
+    """Read the encoder of a ViT, ViTMAE, VideoMAE or DINOv2 of transformers, of MAE or AudioMAE (timm's names), EAT or BEATs.
 
     Args:
         source: a model, a state dict, a folder with ``config.json`` and ``model.safetensors``, a ``.safetensors`` file or a
@@ -74,18 +79,20 @@ def read_encoder(source: Source, *, heads: int | None = None, medium: Medium | N
     family, prefix = detect(stored.tensors, stored.name)
     parts, left_out = rename(stored.tensors, family, prefix, stored.name)
     shape, assumed = find_shape(parts, family, stored.settings, heads, medium)
-    config, weights, kept = translate(parts, family, shape, stored.name)
+    config, weights, kept = translate(parts, family, shape, stored.settings, stored.name)
     for name, found in (("num_hidden_layers", config.depth), ("hidden_size", config.width)):
         if stored.settings.get(name, found) != found:
             raise RunError(
                 f"{stored.name}: config.json says {name} = {stored.settings[name]}, the weights {found}; tensors are missing"
             )
-    if not config.final_norm and family is not EAT:
+    if not config.final_norm and config.block_norm == "pre":
         kept = [*kept, "the weights hold no last norm: features are those of the last block as they are"]
-    name = "EAT" if family is EAT else _name(stored.settings, family is TRANSFORMERS, config, shape.medium)
+    name = family.name if family in (EAT, BEATS) else _name(stored.settings, family is TRANSFORMERS, config, shape.medium)
     mean, std, note = _normalisation(name, shape, stored.preprocessing, config.channels)
     size = tuple(patches * units for patches, units in zip(shape.grid.shape, shape.patch, strict=True))
-    return Imported(name, shape.medium, config, weights, size, mean, std, (*left_out, *assumed, *kept, *note))  # type: ignore[arg-type]
+    fbank = _KALDI if family is BEATS else FbankConfig()
+    notes = (*left_out, *assumed, *kept, *note)
+    return Imported(name, shape.medium, config, weights, size, mean, std, fbank, notes)  # type: ignore[arg-type]
 
 
 def _check_settings(stored: Stored) -> None:

@@ -1,7 +1,8 @@
 """The names that code bases give the parts of a ViT, and what the parts that an encoder has no place for are.
 
 Every family is mapped to one set of names: ``patch``, ``class_token``, ``positions``, ``input_norm``, ``final_norm``, and for
-each block ``norm1``, ``qkv`` or ``query``, ``key`` and ``value``, ``out``, ``norm2``, ``fc1``, ``fc2``, ``scale1``, ``scale2``.
+each block ``norm1``, ``qkv`` or ``query``, ``key`` and ``value``, ``out``, ``norm2``, ``fc1``, ``fc2``, ``scale1``, ``scale2``;
+of BEATs also what ``beats.py`` reads.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Family:
         mark: a name that only this family has, with what stands before its names as ``prefix``.
         names: pattern of a name behind the prefix -> name here.
         norm_eps: of its norms, where no settings say so.
-        block_norm: where its norms are.
+        block_norm: where its norms are, unless settings say otherwise.
         class_position: its table begins with a position of the class token.
     """
 
@@ -98,9 +99,33 @@ TRANSFORMERS = Family(
     ),
     norm_eps=1e-12,
 )
-FAMILIES = (EAT, TRANSFORMERS, TIMM)
+BEATS = Family(
+    "BEATs",
+    r"(?P<prefix>.*?)(?<!embeddings\.)patch_embedding\.weight",
+    (
+        (r"patch_embedding\.(weight|bias)", r"patch.\1"),
+        (r"layer_norm\.(weight|bias)", r"patch_norm.\1"),
+        (r"post_extract_proj\.(weight|bias)", r"patch_out.\1"),
+        (r"encoder\.pos_conv\.0\.bias", r"convolution.bias"),
+        (r"encoder\.pos_conv\.0\.(?:weight_g|parametrizations\.weight\.original0)", r"convolution.size"),
+        (r"encoder\.pos_conv\.0\.(?:weight_v|parametrizations\.weight\.original1)", r"convolution.direction"),
+        (r"encoder\.layer_norm\.(weight|bias)", r"input_norm.\1"),
+        (r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", r"blocks.\1.query.\2"),
+        (r"encoder\.layers\.(\d+)\.self_attn\.k_proj\.(weight|bias)", r"blocks.\1.key.\2"),
+        (r"encoder\.layers\.(\d+)\.self_attn\.v_proj\.(weight|bias)", r"blocks.\1.value.\2"),
+        (r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.(weight|bias)", r"blocks.\1.out.\2"),
+        (r"encoder\.layers\.(\d+)\.self_attn\.grep_linear\.(weight|bias)", r"blocks.\1.gate.\2"),
+        (r"encoder\.layers\.(\d+)\.self_attn\.grep_a", r"blocks.\1.gate.scale"),
+        (r"encoder\.layers\.(\d+)\.self_attn\.relative_attention_bias\.weight", r"blocks.\1.distances"),
+        (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.(weight|bias)", r"blocks.\1.norm1.\2"),
+        (r"encoder\.layers\.(\d+)\.(fc[12])\.(weight|bias)", r"blocks.\1.\2.\3"),
+        (r"encoder\.layers\.(\d+)\.final_layer_norm\.(weight|bias)", r"blocks.\1.norm2.\2"),
+    ),
+    norm_eps=1e-5,
+    block_norm="deep",
+)
+FAMILIES = (EAT, BEATS, TRANSFORMERS, TIMM)
 
-_BEATS = re.compile(r"(?:^|\.)(?:post_extract_proj\.weight|self_attn\.grep_linear\.weight|pos_conv\.0\.)")
 _REFUSED = (
     (r"relative_position|rel_pos|alibi", "position biases in its attention"),
     (r"register_tokens", "register tokens beside the class token"),
@@ -110,13 +135,14 @@ _REFUSED = (
 )
 _BESIDE = (
     (r"(?:^|\.)_ema\.", "the moving-average teacher"),
+    (r"(?:^|\.)quantize(?:_layer)?\.", "the quantizer of a tokenizer"),
     (r"(?:^|\.)(?:shared_)?decoder|encoder_to_decoder", "the decoder, in whose place a predictor is trained"),
     (r"mask_token", "the token of masked patches, which this encoder does not see"),
 )
 _BEHIND = (
     (r"(?:^|\.)pooler\.", "the pooler on the class token"),
     (r"(?:^|\.)fc_norm\.", "the norm of pooled features before the classification head"),
-    (r"(?:^|\.)(?:head|classifier|head_dist|proj|recon_proj|cls_proj|center|\w+_head|proj_\w+)(?:\.|$)", "heads"),
+    (r"(?:^|\.)(?:head|classifier|head_dist|proj|recon_proj|predictor|cls_proj|center|\w+_head|proj_\w+)(?:\.|$)", "heads"),
 )
 _INSIDE = re.compile(r"(?:^|\.)(?:blocks|layer|layers)\.\d+\.|embed|token")
 
@@ -125,15 +151,9 @@ def detect(names: Iterable[str], source: str) -> tuple[Family, str]:
     """The family of a state dict and what stands before its names.
 
     Raises:
-        RunError: it is of no known family, or of one that this encoder cannot be.
+        RunError: it is of no known family.
     """
     names = list(names)
-    if any(_BEATS.search(name) for name in names):
-        raise RunError(
-            f"{source} is BEATs, which this encoder cannot be: its attention has gated relative position biases, its positions "
-            "come from a convolution over neighbouring patches, its sums are weighted (deep norm) and a norm stands between "
-            "patch embedding and projection; nothing was imported. EAT and AudioMAE can be"
-        )
     for family in FAMILIES:
         found = [match["prefix"] for name in names if (match := re.fullmatch(family.mark, name))]
         if found:

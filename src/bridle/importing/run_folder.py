@@ -22,7 +22,7 @@ from bridle.train.loop import resolve_precision
 
 _UNKNOWN = {"audio": (-4.4446, 3.3216), "image": (0.5, 0.5), "video": (0.5, 0.5)}
 _AUDIO_FRAMES = 1024
-"""Length of the clips that AudioMAE and EAT are published for; EAT's table of positions may reach much further."""
+"""Length of the clips that AudioMAE, EAT and BEATs are published for; EAT's table of positions may reach much further."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def _clips(clips: ClipConfig, imported: Imported) -> tuple[ClipConfig, list[str]
         if imported.config.position_grid is None and frames > _AUDIO_FRAMES:
             notes.append(f"clips: {_AUDIO_FRAMES} frames, as published; positions would do for {frames} and more")
             frames = _AUDIO_FRAMES
-        fbank = dataclasses.replace(clips.fbank, num_mels=height)
+        asked = imported.fbank
+        fbank = dataclasses.replace(clips.fbank, num_mels=height, window=asked.window, full_scale=asked.full_scale)
         clips = dataclasses.replace(clips, fbank=fbank, crop_seconds=frames * fbank.hop_seconds)
     else:
         if height != width:

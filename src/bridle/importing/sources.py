@@ -31,7 +31,7 @@ class Stored:
     Attributes:
         name: for messages.
         tensors: by their names in the source.
-        settings: of ``config.json``; empty where there is none.
+        settings: of ``config.json``, or what a file of ``torch.save`` holds under ``cfg``; empty where there is none.
         preprocessing: of ``preprocessor_config.json``; empty where there is none.
     """
 
@@ -62,7 +62,7 @@ def open_source(source: Source) -> Stored:
         return _folder(path)
     if not path.is_file():
         raise RunError(f"{path} does not exist; give a file or folder on this machine, nothing is downloaded")
-    return Stored(str(path), _file(path))
+    return Stored(str(path), *_file(path))
 
 
 def _folder(path: Path) -> Stored:
@@ -72,22 +72,23 @@ def _folder(path: Path) -> Stored:
         for shard in shards:
             if Path(shard).name != shard:
                 raise RunError(f"{path / _INDEX} names '{shard}', which is not a file beside it; download the folder again")
-            tensors |= _file(path / shard)
+            tensors |= _file(path / shard)[0]
     else:
         found = [path / name for name in (_WEIGHTS, _PICKLED) if (path / name).is_file()]
         if not found:
             raise RunError(f"{path} holds no {_WEIGHTS}, {_INDEX} or {_PICKLED}; give the folder of a model, or its file")
-        tensors = _file(found[0])
+        tensors, _ = _file(found[0])
     settings, preprocessing = (
         _json(path / name) if (path / name).is_file() else {} for name in ("config.json", "preprocessor_config.json")
     )
     return Stored(str(path), tensors, settings, preprocessing)
 
 
-def _file(path: Path) -> dict[str, Tensor]:
+def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_file(path), {}
         # The arguments that training scripts of MAE's descent save are a Namespace: plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -99,7 +100,8 @@ def _file(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file can break the reader anywhere
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise RunError(f"{path} cannot be read ({reason}); download or copy it again") from error
-    return _tensors(loaded, str(path))
+    settings = loaded.get("cfg") if isinstance(loaded, Mapping) else None
+    return _tensors(loaded, str(path)), dict(settings) if isinstance(settings, Mapping) else {}
 
 
 def _tensors(loaded: Any, name: str) -> dict[str, Tensor]:

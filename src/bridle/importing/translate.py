@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bridle.errors import ConfigError, RunError
 from bridle.grid import PatchGrid
-from bridle.importing.keymaps import EAT, TIMM, Family
+from bridle.importing.beats import Beats, read_beats
+from bridle.importing.keymaps import BEATS, EAT, TIMM, Family
 from bridle.models.encoder import Encoder, EncoderConfig
 from bridle.nn.patches import PatchSize
 from bridle.nn.positions import Axis, sequence, sine_cosine
@@ -27,6 +28,8 @@ AXES: dict[Medium, tuple[Axis, ...]] = {
 """Axes in MAE's order: the columns of a picture come first; those of audio are mel bands."""
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 _MEL_BANDS, _VIDEO_SIZE = 128, (16, 224, 224)
+_FRAMES = 1024
+"""Of ten seconds of sound, where positions do not tell."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,21 @@ def find_shape(
         RunError: patches are not cut by a convolution, or the tensors do not tell the grid.
     """
     weight = parts["patch.weight"]
-    width, kernel = weight.shape[0], tuple(weight.shape[2:])
+    width, kernel = _width(parts), tuple(weight.shape[2:])
     if len(kernel) not in (2, 3):
         raise RunError(f"the patch embedding is {tuple(weight.shape)}, not a convolution's over two or three axes")
     notes: list[str] = []
     if heads is None:
         heads = settings.get("num_attention_heads", settings.get("num_heads"))
+    if heads is None and "blocks.0.gate.scale" in parts:
+        heads = parts["blocks.0.gate.scale"].numel()
     if heads is None:
         if width not in _HEADS:
             raise ConfigError(f"weights of width {width} do not tell the number of attention heads; give it (heads=, --heads)")
         heads = _HEADS[width]
         notes.append(f"heads: {heads}, as published models of width {width} have; weights do not tell (heads=, --heads)")
     if medium is None:
-        hears = family is EAT or (family is TIMM and weight.shape[1] == 1)
+        hears = family in (EAT, BEATS) or (family is TIMM and weight.shape[1] == 1)
         medium = "video" if len(kernel) == 3 else "audio" if hears else "image"
         if medium == "audio" and family is TIMM:
             notes.append("medium: audio, since patches have one channel; give medium='image' if these are pictures")
@@ -81,8 +86,17 @@ def find_shape(
         norm_eps = family.norm_eps if "blocks.0.scale1" not in parts else 1e-6
         notes.append(f"norm_eps: {norm_eps:g}, as the published code has; weights do not tell")
     patch: PatchSize = (*kernel, 1) if medium == "audio" else (1, *kernel) if len(kernel) == 2 else kernel  # type: ignore[assignment]
-    grid, note = _grid(parts, medium, patch, settings, _patches(parts, family))
+    note: list[str] = []
+    if family is BEATS:
+        grid = PatchGrid(_FRAMES // patch[0], max(1, _MEL_BANDS // patch[1]))
+    else:
+        grid, note = _grid(parts, medium, patch, settings, _patches(parts, family))
     return Shape(medium, heads, norm_eps, patch, grid), notes + note
+
+
+def _width(parts: Parts) -> int:
+    """Of the blocks."""
+    return parts["patch_out.weight" if "patch_out.weight" in parts else "patch.weight"].shape[0]
 
 
 def _patches(parts: Parts, family: Family) -> int | None:
@@ -119,7 +133,9 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size[0], size[1]) if isinstance(size, list | tuple) else (size, size)
 
 
-def translate(parts: Parts, family: Family, shape: Shape, source: str) -> tuple[EncoderConfig, Parts, list[str]]:
+def translate(
+    parts: Parts, family: Family, shape: Shape, settings: dict[str, Any], source: str
+) -> tuple[EncoderConfig, Parts, list[str]]:
     """Configuration, weights and notes.
 
     Raises:
@@ -133,17 +149,18 @@ def translate(parts: Parts, family: Family, shape: Shape, source: str) -> tuple[
     depth = 1 + max((int(name.split(".")[1]) for name in parts if name.startswith("blocks.")), default=-1)
     if not depth or "blocks.0.fc1.weight" not in parts:
         raise RunError(f"{source} has no transformer blocks; take the whole model's weights")
-    kind, table, notes = _positions(parts, family, shape)
+    beats = read_beats(parts, settings, depth, source) if family is BEATS else None
+    kind, table, notes = ("convolved", None, []) if beats is not None else _positions(parts, family, shape)
     config = EncoderConfig(
-        width=weight.shape[0],
+        width=_width(parts),
         depth=depth,
         heads=shape.heads,
-        mlp_ratio=parts["blocks.0.fc1.weight"].shape[0] / weight.shape[0],
+        mlp_ratio=parts["blocks.0.fc1.weight"].shape[0] / _width(parts),
         patch=shape.patch,
         channels=weight.shape[1],
         axes=AXES[shape.medium],
         positions=kind,
-        position_grid=None if shape.medium == "audio" and kind == "sine_cosine" else shape.grid.shape,
+        position_grid=None if shape.medium == "audio" and kind in ("sine_cosine", "convolved") else shape.grid.shape,
         class_token="class_token" in parts,
         block_norm=family.block_norm,
         input_norm="input_norm.weight" in parts,
@@ -151,14 +168,29 @@ def translate(parts: Parts, family: Family, shape: Shape, source: str) -> tuple[
         norm_eps=shape.norm_eps,
         layer_scale=float(parts[first].float().mean()) if first in parts else None,
     )
+    if beats is not None:
+        config = _as_beats(config, beats)
+        notes = [*beats.notes]
     weights, note = _weights(parts, config, family)
     if table is not None:
         weights["position_table"] = table
+    if beats is not None:
+        weights |= {name: tensor.detach().to("cpu", torch.float32) for name, tensor in beats.weights.items()}
     weights = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     _check(weights, config, source)
     if weight.dtype != torch.float32:
         note.append(f"stored as {str(weight.dtype).removeprefix('torch.')}; float32 here")
     return config, weights, notes + note
+
+
+def _as_beats(config: EncoderConfig, beats: Beats) -> EncoderConfig:
+    return replace(
+        config,
+        block_norm=beats.block_norm,
+        position_kernel=beats.position_kernel,
+        relative_positions=beats.relative_positions,
+        embed_width=beats.embed_width,
+    )
 
 
 def _positions(
@@ -203,8 +235,12 @@ def _weights(parts: Parts, config: EncoderConfig, family: Family) -> tuple[Parts
     """The weights of an encoder but for its positions; a missing part is left out."""
     parts = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in parts.items()}
     width, unbiased = config.width, set[str]()
-    found: dict[str, Tensor | None] = {"embed.bias": parts.get("patch.bias")}
-    found["embed.weight"] = parts["patch.weight"].flatten(1)
+    embed = "embed" if config.embed_width is None else "embed.0"
+    found: dict[str, Tensor | None] = {f"{embed}.bias": parts.get("patch.bias")}
+    found[f"{embed}.weight"] = parts["patch.weight"].flatten(1)
+    if config.embed_width is not None and "patch.bias" not in parts:
+        found[f"{embed}.bias"] = torch.zeros(config.embed_width)
+        unbiased.add("patches")
     if "class_token" in parts:
         token = parts["class_token"].reshape(-1)
         has_position = "positions" in parts and family.class_position

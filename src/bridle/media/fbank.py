@@ -1,6 +1,6 @@
 """Log-mel filterbank with Kaldi's arithmetic, batched in torch, on CPU and GPU, differentiable.
 
-Per frame: subtract the mean, pre-emphasise (0.97), Kaldi's "hanning" window, power spectrum, triangular filters in
+Per frame: subtract the mean, pre-emphasise (0.97), Kaldi's "hanning" window (or "povey"), power spectrum, triangular filters in
 mel = 1127 ln(1 + f / 700), natural logarithm with the floor at float32's epsilon. Samples, window and triangles are
 rounded to float32 and the FFT is done in float64, as kaldi_native_fbank 1.20 does; with dither 0 and use_energy False
 the two agree on recordings to 3e-4. Releases 1.21 and 1.22 do the FFT in float32, whose rounding shows where a band is
@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bridle.errors import ConfigError
+
+Window = Literal["hanning", "povey"]
 
 _PREEMPHASIS = 0.97
 _FLOOR = torch.finfo(torch.float32).eps
@@ -35,6 +38,9 @@ class FbankConfig:
         low_hz: lower edge of the lowest band.
         high_hz: upper edge of the highest band; 0 or less counts from Nyquist.
         dither: standard deviation of white noise added to the waveform.
+        window: Kaldi's "hanning" or "povey", which is that to the power of 0.85 and Kaldi's own default (BEATs).
+        full_scale: what a sample of 1 counts as. Kaldi takes 16-bit integers, so 32768 gives its values (BEATs), and quiet
+            bands fall less often below the floor of the logarithm.
 
     Raises:
         ConfigError: a value out of range.
@@ -47,6 +53,8 @@ class FbankConfig:
     low_hz: float = 20.0
     high_hz: float = 0.0
     dither: float = 0.0
+    window: Window = "hanning"
+    full_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "num_mels"):
@@ -63,6 +71,10 @@ class FbankConfig:
             )
         if not self.dither >= 0:
             raise ConfigError(f"dither is {self.dither}; it must be 0 or more")
+        if self.window not in get_args(Window):
+            raise ConfigError(f"window is {self.window!r}; it must be one of {', '.join(get_args(Window))}")
+        if not (math.isfinite(self.full_scale) and self.full_scale > 0):
+            raise ConfigError(f"full_scale is {self.full_scale}; it must be above 0, such as 1 or 32768")
 
     @property
     def frame_samples(self) -> int:
@@ -120,7 +132,8 @@ class Fbank(nn.Module):
             ConfigError: dither without a generator.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            return self._log_mel(self._dithered(waveform.float(), generator))
+            samples = self._dithered(waveform.float(), generator)
+            return self._log_mel(samples if self.config.full_scale == 1 else samples * self.config.full_scale)
 
     def _dithered(self, waveform: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.config.dither == 0:
@@ -151,10 +164,11 @@ class Fbank(nn.Module):
 
 
 def _window(config: FbankConfig) -> Tensor:
-    """Kaldi's "hanning" without its first value, which is 0: (frame_samples - 1,) float32."""
+    """Kaldi's window without its first value, which is 0: (frame_samples - 1,) float32."""
     size = config.frame_samples
     phase = 2 * math.pi / (size - 1) * torch.arange(1, size, dtype=torch.float64)
-    return (0.5 - 0.5 * torch.cos(phase)).float()
+    hanning = 0.5 - 0.5 * torch.cos(phase)
+    return (hanning if config.window == "hanning" else hanning.clamp(min=0) ** 0.85).float()
 
 
 def _mel_filters(config: FbankConfig) -> Tensor:

@@ -15,6 +15,7 @@ from bridle.grid import PatchGrid, Subset
 from bridle.nn.block import Block, BlockNorm, init_weights
 from bridle.nn.patches import Patches, PatchSize, patch_values
 from bridle.nn.positions import Axis, sequence, sine_cosine, stretch
+from bridle.nn.relative import ConvolvedPositions, RelativeBias
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,27 @@ class EncoderConfig:
         channels: input channels.
         axes: the axes that have a position, in the order of their shares of the width.
         positions: what is added to the patches: ``sine_cosine`` of each of ``axes``; ``sequence``: sine and cosine of the
-            patch's number (VideoMAE); ``learned``: a table (ViT, DINOv2).
+            patch's number (VideoMAE); ``learned``: a table (ViT, DINOv2); ``convolved``: what a convolution makes of the
+            patches before and after (BEATs), see ``position_kernel``.
         position_grid: (time, height, width) in patches that positions are counted on. A clip of another height or width gets
             positions stretched between them; a shorter one the first steps. Learned positions need it and end with its time
             steps. None: each grid counts for itself.
+        position_kernel: (patches, groups) of the convolution of ``convolved`` positions.
+        relative_positions: (num_buckets, max_distance) of biases by distance in attention, which every query weighs (BEATs);
+            None for none. Distances and convolved positions are of patches, so there is no class token beside them.
+        embed_width: a patch is brought to this width and normalised before it is brought to ``width`` (BEATs); None for one
+            linear map.
         class_token: a token of no patch, whose features are the summary; without it the summary is the mean of the patches.
-        block_norm: norms before attention and MLP, or behind their sums; see :class:`~bridle.nn.block.Block`.
+        block_norm: norms before attention and MLP, or behind their sums, which may be weighted; see
+            :class:`~bridle.nn.block.Block`.
         input_norm: a norm between positions and first block.
         final_norm: a norm behind the last block.
         norm_eps: added to the variance in every norm.
         layer_scale: first value of the factors on what blocks add; None for none.
 
     Raises:
-        ConfigError: a size below 1, ``heads`` that do not divide ``width``, learned positions without a ``position_grid``, or
-            ``norm_eps`` that is not positive.
+        ConfigError: a size below 1, ``heads`` that do not divide ``width``, learned positions without a ``position_grid``,
+            ``norm_eps`` that is not positive, or positions by convolution or distance that cannot be.
     """
 
     width: int = 192
@@ -53,8 +61,11 @@ class EncoderConfig:
     patch: PatchSize = (16, 16, 1)
     channels: int = 1
     axes: tuple[Axis, ...] = ("time", "height")
-    positions: Literal["sine_cosine", "sequence", "learned"] = "sine_cosine"
+    positions: Literal["sine_cosine", "sequence", "learned", "convolved"] = "sine_cosine"
     position_grid: tuple[int, int, int] | None = None
+    position_kernel: tuple[int, int] = (128, 16)
+    relative_positions: tuple[int, int] | None = None
+    embed_width: int | None = None
     class_token: bool = True
     block_norm: BlockNorm = "pre"
     input_norm: bool = False
@@ -63,7 +74,8 @@ class EncoderConfig:
     layer_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.heads, self.channels, *self.patch, *(self.position_grid or ())) < 1:
+        sizes = (self.width, self.depth, self.heads, self.channels, *self.patch, *(self.position_grid or ()))
+        if min(*sizes, *self.position_kernel, 1 if self.embed_width is None else self.embed_width) < 1:
             raise ConfigError(f"encoder sizes must be 1 or more, not {self}")
         if self.width % self.heads:
             raise ConfigError(f"encoder.heads={self.heads} must divide encoder.width={self.width}")
@@ -73,6 +85,16 @@ class EncoderConfig:
             )
         if not self.norm_eps > 0:
             raise ConfigError(f"encoder.norm_eps={self.norm_eps} must be above 0, e.g. 1e-5")
+        convolved = self.positions == "convolved"
+        if convolved and self.width % self.position_kernel[1]:
+            raise ConfigError(f"encoder.position_kernel={self.position_kernel}: its groups must divide width={self.width}")
+        if self.relative_positions is not None and not 4 <= self.relative_positions[0] < 4 * self.relative_positions[1]:
+            raise ConfigError(
+                f"encoder.relative_positions={self.relative_positions} must be 4 buckets or more, and a largest distance of "
+                "more than a quarter of them, e.g. 320 800"
+            )
+        if self.class_token and (convolved or self.relative_positions is not None):
+            raise ConfigError("encoder.class_token must be False with convolved or relative positions: it is no patch")
 
     @property
     def patch_values(self) -> int:
@@ -106,12 +128,30 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Linear(config.patch_values, config.width)
+        self.embed: nn.Module = nn.Linear(config.patch_values, config.width)
+        if config.embed_width is not None:
+            self.embed = nn.Sequential(
+                nn.Linear(config.patch_values, config.embed_width),
+                nn.LayerNorm(config.embed_width, config.norm_eps),
+                nn.Linear(config.embed_width, config.width),
+            )
         self.class_token = nn.Parameter(torch.zeros(config.width)) if config.class_token else None
         self.position_table: nn.Parameter | None = None
+        self.convolved = ConvolvedPositions(config.width, *config.position_kernel) if config.positions == "convolved" else None
+        self.relative = RelativeBias(*config.relative_positions, config.heads) if config.relative_positions else None
         self.input_norm = nn.LayerNorm(config.width, config.norm_eps) if config.input_norm else nn.Identity()
+        residual, gated = (2 * config.depth) ** 0.25, config.relative_positions is not None
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.mlp_ratio, config.block_norm, config.norm_eps, config.layer_scale)
+            Block(
+                config.width,
+                config.heads,
+                config.mlp_ratio,
+                norm=config.block_norm,
+                norm_eps=config.norm_eps,
+                layer_scale=config.layer_scale,
+                residual=residual,
+                gated=gated,
+            )
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, config.norm_eps) if config.final_norm else nn.Identity()
@@ -149,14 +189,18 @@ class Encoder(nn.Module):
         check_layers(layers, self.config.depth)
         tokens = self.embed(subset.gather(patches.values))
         # Positions are float32: under autocast the sum of all blocks stays float32, and small updates are not lost.
-        x = tokens + self._positions(patches.grid, subset, tokens.device)
+        if self.convolved is not None:
+            x = tokens + self.convolved(tokens, subset, patches.grid.num_patches)
+        else:
+            x = tokens + self._positions(patches.grid, subset, tokens.device)
         if self.class_token is not None:
             x = torch.cat([self.class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         x = self.input_norm(x)
         allowed = key_mask(subset.valid, extra=int(self.class_token is not None))
+        bias = self.relative(subset, patches.grid.num_patches) if self.relative is not None else None
         kept: dict[int, Features] = {}
         for number, block in enumerate(self.blocks[: max(layers)], 1):
-            x = block(x, allowed)
+            x = block(x, allowed, bias)
             if number in layers:
                 out = self.norm(x) if number == self.config.depth else x
                 kept[number] = self._features(out, subset.valid)

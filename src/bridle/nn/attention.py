@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bridle.errors import ConfigError
+from bridle.nn.relative import BiasGate
 
 PLAIN_MAX_KEYS = 1025
 """Longest row of keys for which plain softmax attention is used in bf16 on a CPU; the longest that was measured, where it is
 still 1.27 times as fast (``benchmarks/attention.py``)."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, bias: Tensor | None = None) -> Tensor:
     """Softmax attention.
 
     On a CPU in bf16 the fused kernel's backward is slow for short rows, so those take the plain product; everything else takes
@@ -25,18 +26,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) ->
         value: (B, H, keys, d).
         allowed: bool, broadcastable to (B, H, queries, keys), True where a query may look; None for everywhere. Each query must
             be allowed at least one key.
+        bias: broadcastable to (B, H, queries, keys), added to the scores.
 
     Returns:
         (B, H, queries, d).
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= PLAIN_MAX_KEYS:
-        return _plain(query, key, value, allowed)
-    attended: Tensor = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return _plain(query, key, value, allowed, bias)
+    mask = allowed
+    if bias is not None:
+        mask = bias.to(query.dtype)
+        mask = mask if allowed is None else mask.masked_fill(~allowed, -torch.inf)
+    attended: Tensor = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return attended
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, bias: Tensor | None) -> Tensor:
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     weights: Tensor = scores.softmax(-1)
@@ -49,12 +57,13 @@ class Attention(nn.Module):
     Args:
         width: width D of queries and context.
         heads: number of heads H; must divide ``width``.
+        gated: each query weighs the bias by itself, see :class:`~bridle.nn.relative.BiasGate`.
 
     Raises:
         ConfigError: ``heads`` does not divide ``width``.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, gated: bool = False) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise ConfigError(f"heads={heads} must divide width={width}; choose heads from the divisors of the width")
@@ -62,9 +71,15 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        self.gate = BiasGate(width // heads, heads) if gated else None
 
-    def forward(self, x: Tensor, context: Tensor, allowed: Tensor | None) -> Tensor:
-        """Attend from ``x`` (B, Q, D) to ``context`` (B, S, D); ``allowed`` as in :func:`attend`. Returns (B, Q, D)."""
+    def forward(self, x: Tensor, context: Tensor, allowed: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        """Attend from ``x`` (B, Q, D) to ``context`` (B, S, D); ``allowed`` and ``bias`` as in :func:`attend`.
+
+        Returns (B, Q, D).
+        """
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(attend(query, key, value, allowed).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        if self.gate is not None and bias is not None:
+            bias = self.gate(query) * bias
+        return self.out(attend(query, key, value, allowed, bias).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

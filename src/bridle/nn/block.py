@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bridle.nn.attention import Attention
 
-BlockNorm = Literal["pre", "post"]
+BlockNorm = Literal["pre", "post", "deep"]
 
 
 class Mlp(nn.Sequential):
@@ -27,10 +27,13 @@ class Block(nn.Module):
         width: D.
         heads: attention heads; must divide ``width``.
         mlp_ratio: hidden width of the MLP over ``width``.
-        norm: ``pre``: attention and MLP see normalised input (ViT); ``post``: each sum is normalised (Vaswani et al. 2017).
+        norm: ``pre``: attention and MLP see normalised input (ViT); ``post``: each sum is normalised (Vaswani et al. 2017);
+            ``deep``: the same, with the input of each sum multiplied by ``residual`` (DeepNorm, arXiv 2203.00555).
         norm_eps: added to the variance in the norms.
         layer_scale: first value of a factor for each channel of what attention and MLP add (CaiT, arXiv 2103.17239); None for
             no such factor.
+        residual: of ``deep``; (2 x depth)^(1/4) for an encoder.
+        gated: queries weigh the bias of attention, see :class:`~bridle.nn.attention.Attention`.
     """
 
     def __init__(
@@ -41,23 +44,26 @@ class Block(nn.Module):
         norm: BlockNorm = "pre",
         norm_eps: float = 1e-5,
         layer_scale: float | None = None,
+        residual: float = 1.0,
+        gated: bool = False,
     ) -> None:
         super().__init__()
-        self.post_norm = norm == "post"
+        self.post_norm = norm != "pre"
+        self.residual = residual if norm == "deep" else 1.0
         self.norm1 = nn.LayerNorm(width, norm_eps)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, gated)
         self.norm2 = nn.LayerNorm(width, norm_eps)
         self.mlp = Mlp(width, mlp_ratio)
         self.scale1 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         self.scale2 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
 
-    def forward(self, x: Tensor, allowed: Tensor | None) -> Tensor:
-        """``x`` (B, N, D), ``allowed`` as in :func:`bridle.nn.attention.attend`. Returns (B, N, D)."""
-        seen = x if self.post_norm else self.norm1(x)
-        x = x + _scaled(self.attention(seen, seen, allowed), self.scale1)
+    def forward(self, x: Tensor, allowed: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        """``x`` (B, N, D), ``allowed`` and ``bias`` as in :func:`bridle.nn.attention.attend`. Returns (B, N, D)."""
         if self.post_norm:
-            x = self.norm1(x)
-            return self.norm2(x + _scaled(self.mlp(x), self.scale2))  # type: ignore[no-any-return]
+            x = self.norm1(x * self.residual + _scaled(self.attention(x, x, allowed, bias), self.scale1))
+            return self.norm2(x * self.residual + _scaled(self.mlp(x), self.scale2))  # type: ignore[no-any-return]
+        seen = self.norm1(x)
+        x = x + _scaled(self.attention(seen, seen, allowed, bias), self.scale1)
         return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
 
 
