@@ -24,7 +24,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from bridle.media.reading import TimeLimit, Unreadable, Watched
+from bridle.media.reading import TimeLimit, Unreadable, opened_by_ffmpeg
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -38,7 +38,6 @@ _MAX_PEAK = 1e12  # the power spectrum of a louder clip overflows float32
 _BLOCK_VALUES = 1 << 20  # read at most this many values at once, so that a lying header cannot exhaust the memory
 _MARGIN_SAMPLES = 256  # of the lower rate, on both sides: reach of soxr's HQ filter (measured: 1e-6 from 160 on)
 _PREROLL_SECONDS = 0.5  # decoded and dropped after a seek: bit reservoir of mp3, overlap of aac, convergence of opus
-# FFmpeg also "plays" text, pictures and play lists that open other files and addresses; only these are let in.
 _AV_FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,eac3,flac,flv,matroska,webm,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 NO_SOUND_TRACK = "no sound track"
 """Why a film without sound is unreadable."""
@@ -166,16 +165,7 @@ def decode_soundfile(stream: BinaryIO, crop: Crop, limit: TimeLimit) -> Samples:
 
 @contextmanager
 def _container(stream: BinaryIO, limit: TimeLimit) -> Iterator[tuple[InputContainer, AudioStream]]:
-    import av  # heavy, and needed by few files
-
-    watched = Watched(stream, limit)
-    try:
-        # Given a stream, FFmpeg opens no path or address itself.
-        container = av.open(watched, mode="r", options={"format_whitelist": _AV_FORMATS}, metadata_errors="ignore")
-    except (av.error.FFmpegError, ValueError) as error:
-        watched.check()
-        raise Unreadable("not audio", recognised=False) from error
-    with container:
+    with opened_by_ffmpeg(stream, limit, _AV_FORMATS, "not audio") as (container, watched):
         if not container.streams.audio:
             raise Unreadable(NO_SOUND_TRACK if container.streams.video else "not audio")
         track = container.streams.audio[0]

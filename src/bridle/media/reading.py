@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 
 class Unreadable(Exception):
@@ -97,3 +102,34 @@ class Watched:
         if self._fault is not None:
             raise self._fault
         self._limit.check()
+
+
+@contextmanager
+def opened_by_ffmpeg(
+    stream: BinaryIO, limit: TimeLimit, formats: str, otherwise: str
+) -> Iterator[tuple[InputContainer, Watched]]:
+    """A file of sound or film as FFmpeg (PyAV) sees it, and the stream that it reads.
+
+    Args:
+        stream: read from its first byte wherever it stands.
+        limit: for all reading.
+        formats: FFmpeg's names of those let in. FFmpeg also "plays" text, pictures and play lists that open other files and
+            addresses.
+        otherwise: reason of a file that is of no such format.
+
+    Raises:
+        Unreadable: it is not, or its header is damaged.
+    """
+    import av  # heavy, and needed by few sounds
+
+    stream.seek(0)
+    watched = Watched(stream, limit)
+    try:
+        # Given a stream, FFmpeg opens no path or address itself.
+        container = av.open(watched, mode="r", options={"format_whitelist": formats}, metadata_errors="ignore")
+    except (av.error.FFmpegError, ValueError) as error:
+        watched.check()
+        raise Unreadable(otherwise, recognised=False) from error
+    with container:
+        watched.check()
+        yield container, watched

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from bridle.media.reading import TimeLimit, Unreadable, Watched
+from bridle.media.reading import TimeLimit, Unreadable, opened_by_ffmpeg
 from bridle.media.video_stream import Film
 
 NO_PICTURES = "no video track"
 """Why a file of sound only is unreadable; a picture of the cover is no film."""
 
-# FFmpeg also "plays" text, single pictures and play lists that open other files and addresses; only these are let in.
 _FILMS = (
     "apng,asf,av1,avi,cavsvideo,dirac,dv,flv,gif,gxf,h261,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,"
     "nsv,nut,obu,ogg,rm,vc1,vvc,webm,wtv,yuv4mpegpipe"
@@ -33,20 +32,9 @@ def open_film(stream: BinaryIO, limit: TimeLimit, max_pixels: int | None = None,
     Raises:
         Unreadable: not a film, or nothing that can be decoded.
     """
-    import av
     from av.stream import Discard, Disposition
 
-    options = {"format_whitelist": f"{_FILMS},{_SOUNDS}"}
-    stream.seek(0)
-    watched = Watched(stream, limit)
-    try:
-        # Given a stream, FFmpeg opens no path or address itself.
-        container = av.open(watched, mode="r", options=options, metadata_errors="ignore")
-    except (av.error.FFmpegError, ValueError) as error:
-        watched.check()
-        raise Unreadable("not a video", recognised=False) from error
-    with container:
-        watched.check()
+    with opened_by_ffmpeg(stream, limit, f"{_FILMS},{_SOUNDS}", "not a video") as (container, watched):
         still = Disposition.attached_pic | Disposition.timed_thumbnails
         tracks = [track for track in container.streams.video if not track.disposition & still]
         if not tracks:
