@@ -8,8 +8,8 @@ from reference.video_files import film
 
 from bridle.data.manifest import read_manifest
 from bridle.data.medium import AUDIO, IMAGE, VIDEO
-from bridle.media import video_file
 from bridle.media.image import decode_image
+from bridle.media.video import file as video_file
 
 FILES = {
     "3g2": "h263",

@@ -16,8 +16,8 @@ from reference.sound_files import CountingFile
 from reference.video_files import all_frames, film, index_of, indices, picture, remux
 
 from bridle.errors import ConfigError, DecodeError
-from bridle.media import video_stream
 from bridle.media.video import VideoInfo, decode_frames, decode_windows, probe_video
+from bridle.media.video import stream as video_stream
 
 # suffix, codec, B frames, and (FFmpeg's names of format and codec) as probed
 CODINGS = [

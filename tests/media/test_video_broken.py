@@ -15,8 +15,8 @@ from reference.sound_files import CountingFile, melody, mux, write
 from reference.video_files import film, indices, picture, remux, with_cover
 
 from bridle.errors import DecodeError
-from bridle.media import video_stream
 from bridle.media.video import NO_PICTURES, decode_frames, decode_windows, probe_video
+from bridle.media.video import stream as video_stream
 
 NOISE = np.random.default_rng(0).bytes(50_000)
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")

@@ -13,7 +13,7 @@ from bridle.data.loaders import build_loader
 from bridle.data.video import VideoConfig
 from bridle.errors import ConfigError, DecodeError
 from bridle.media.video import decode_frames
-from bridle.media.video_torchcodec import require_torchcodec
+from bridle.media.video.torchcodec import require_torchcodec
 
 
 def missing() -> str:

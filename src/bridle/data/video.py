@@ -21,8 +21,8 @@ from bridle.errors import ConfigError, DecodeError
 from bridle.media.augment import crop_start
 from bridle.media.image import Fit
 from bridle.media.video import ENDS_BEFORE, Decoder, decode_frames, decode_windows, probe_video
-from bridle.media.video_canvas import Canvas
-from bridle.media.video_torchcodec import require_torchcodec
+from bridle.media.video.canvas import Canvas
+from bridle.media.video.torchcodec import require_torchcodec
 
 # (frames, height, width)
 _GREY_AXES = 3

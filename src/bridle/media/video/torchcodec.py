@@ -17,7 +17,7 @@ from torch import Tensor
 from bridle.errors import ConfigError
 from bridle.media.image import Fit
 from bridle.media.reading import TimeLimit, Unreadable, Wanted, Watched
-from bridle.media.video_stream import Film
+from bridle.media.video.stream import Film
 
 if TYPE_CHECKING:
     from torchcodec.decoders import VideoDecoder

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from bridle.media.reading import TimeLimit, Unreadable, opened_by_ffmpeg
-from bridle.media.video_stream import Film
+from bridle.media.video.stream import Film
 
 NO_PICTURES = "no video track"
 """Why a file of sound only is unreadable; a picture of the cover is no film."""

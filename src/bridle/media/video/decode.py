@@ -1,6 +1,6 @@
 """Films to uint8 tensors, decoding only from the key frame before a clip to its last frame.
 
-PyAV (FFmpeg) reads them. How it gets at the frames and their times: ``video_stream.py``. What is settled here:
+PyAV (FFmpeg) reads them. How it gets at the frames and their times: ``stream.py``. What is settled here:
 
 * The picture is as shown: turned and mirrored by the display matrix, pixels that are not square made so by width,
   transparency dropped. Fields of interlaced films stay as they are.
@@ -29,10 +29,10 @@ from bridle.errors import BridleError, ConfigError, DecodeError
 from bridle.media.image import Fit, check_picture
 from bridle.media.reading import TimeLimit, Unreadable, Wanted, check_pixels, decoder_faults
 from bridle.media.source import Source, opened, source_name
-from bridle.media.video_canvas import Canvas, shown_size
-from bridle.media.video_file import NO_PICTURES, open_film
-from bridle.media.video_stream import Film, Lost, Way
-from bridle.media.video_torchcodec import frames_at, require_torchcodec
+from bridle.media.video.canvas import Canvas, shown_size
+from bridle.media.video.file import NO_PICTURES, open_film
+from bridle.media.video.stream import Film, Lost, Way
+from bridle.media.video.torchcodec import frames_at, require_torchcodec
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -153,7 +153,7 @@ def decode_frames(  # noqa: PLR0913 one call, one clip
         channels: 3 for RGB, 1 for grey.
         max_decode_seconds: time the decoding may take; a read that never returns, or a single frame, is not interrupted.
         max_pixels: most pixels of a frame; larger ones are refused before they are decoded.
-        decoder: see :data:`Decoder`; how frames of the two differ: ``video_torchcodec.py``.
+        decoder: see :data:`Decoder`; how frames of the two differ: ``torchcodec.py``.
         key: name of the file in errors; the path when empty.
 
     Raises:

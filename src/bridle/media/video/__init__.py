@@ -1,0 +1,25 @@
+"""All that is special to the decoding of films: clips by their time stamps, without decoding more than they need."""
+
+from bridle.media.video.decode import (
+    ENDS_BEFORE,
+    NO_PICTURES,
+    Decoder,
+    Fit,
+    Frames,
+    VideoInfo,
+    decode_frames,
+    decode_windows,
+    probe_video,
+)
+
+__all__ = [
+    "ENDS_BEFORE",
+    "NO_PICTURES",
+    "Decoder",
+    "Fit",
+    "Frames",
+    "VideoInfo",
+    "decode_frames",
+    "decode_windows",
+    "probe_video",
+]
