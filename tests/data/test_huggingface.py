@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reference.video_files import film
 
 from bridle.data.batch import Sample
 from bridle.data.dataset import ClipDataset
@@ -15,6 +16,7 @@ from bridle.data.image import ImageConfig, ImageLoader
 from bridle.data.manifest import Entry, Manifest, read_manifest
 from bridle.data.medium import AUDIO, IMAGE, VIDEO
 from bridle.data.quarantine import BadFile
+from bridle.data.video import VideoConfig, VideoLoader
 from bridle.doctor.scan import HEAD_BYTES, scan_files
 from bridle.errors import DataError
 
@@ -144,3 +146,17 @@ def test_sounds_of_a_set(tmp_path: Path) -> None:
     manifest = read_manifest(f"hf:{tmp_path / 'set'}")
     assert manifest.entries[0].duration_seconds == 0.5
     assert manifest.columns == {"word": ["yes"]}
+
+
+def test_films_of_a_set(tmp_path: Path) -> None:
+    content = film(tmp_path / "a.mp4", 30).read_bytes()
+    rows = {"clip": [{"bytes": content, "path": None}, {"bytes": content[:100], "path": None}], "word": ["yes", "no"]}
+    data = datasets.Dataset.from_dict(rows).cast_column("clip", datasets.Video(decode=False))
+    data.save_to_disk(str(tmp_path / "set"))
+    manifest = read_manifest(f"hf:{tmp_path / 'set'}", VIDEO)
+    assert manifest.columns == {"word": ["yes"]}
+    assert [bad.key for bad in manifest.bad] == [f"hf:{tmp_path / 'set'}/1"]
+    loader = VideoLoader(VideoConfig(size=16, decode_size=16, num_frames=4, stride=2, mean=(0.5,) * 3, std=(0.2,) * 3))
+    sample = ClipDataset(manifest, loader, 0)[0, 0]
+    assert isinstance(sample, Sample)
+    assert sample.inputs.shape == (3, 4, 16, 16)
