@@ -16,6 +16,8 @@ import yaml
 from bridle.errors import ConfigError
 
 T = typing.TypeVar("T")
+LATER = types.MappingProxyType({"later": True})
+"""Metadata of a field that was added after models were made with its dataclass: at its default it is not :func:`told`."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -63,9 +65,21 @@ def load_yaml(cls: type[T], path: Path) -> T:
     return from_dict(cls, data if data is not None else {})
 
 
+def told(config: Any) -> dict[str, Any]:
+    """Like :func:`to_dict`, without the ``LATER`` fields that have their default: what fingerprints are made of."""
+    found = to_dict(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("later") and value == field.default:
+            del found[field.name]
+        elif dataclasses.is_dataclass(value):
+            found[field.name] = told(value)
+    return found
+
+
 def fingerprint(config: Any) -> str:
     """16 hexadecimal digits that change when any setting changes."""
-    text = json.dumps(to_dict(config), sort_keys=True)
+    text = json.dumps(told(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

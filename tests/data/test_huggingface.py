@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from reference.video_files import film
 
+from bridle.data import huggingface
 from bridle.data.batch import Sample
 from bridle.data.dataset import ClipDataset
 from bridle.data.huggingface import list_rows
@@ -77,6 +78,36 @@ def test_a_single_split_need_not_be_named(folder: Path, tmp_path: Path) -> None:
     assert len(read_manifest(f"hf:{tmp_path / 'only'}:test", IMAGE)) == 1
     with pytest.raises(DataError, match="has the splits test; name one"):
         read_manifest(f"hf:{tmp_path / 'only'}:train", IMAGE)
+    with pytest.raises(DataError, match="slices of it are not read from a set written by save_to_disk"):
+        read_manifest(f"hf:{tmp_path / 'only'}:test[:1]", IMAGE)
+    with pytest.raises(DataError, match="names a configuration, 'words', which a set written by save_to_disk has not"):
+        read_manifest(f"hf:{tmp_path / 'only'}:words:test", IMAGE)
+    with pytest.raises(DataError, match="is a single set, not one of several splits: leave ':train' out"):
+        read_manifest(f"hf:{tmp_path / 'only' / 'test'}:train", IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("name", ("name", None, None)),
+        ("owner/name:train", ("owner/name", None, "train")),
+        ("owner/name:clean:train.100", ("owner/name", "clean", "train.100")),
+        ("name:train[:5]+test[5:]", ("name", None, "train[:5]+test[5:]")),
+        ("name:clean:train[:10%]", ("name", "clean", "train[:10%]")),
+        ("C:\\data\\set", ("C:\\data\\set", None, None)),
+        ("run:1/set:train", ("run:1/set", None, "train")),
+    ],
+)
+def test_parts_of_a_source(text: str, parts: tuple[str, str | None, str | None]) -> None:
+    assert huggingface._parts(text) == parts
+
+
+def test_a_folder_that_is_there_may_hold_colons(tmp_path: Path) -> None:
+    place = tmp_path / "run:1"
+    place.mkdir()
+    assert huggingface._parts(f"{place}") == (str(place), None, None)
+    assert huggingface._parts(f"{place}:train") == (str(place), None, "train")
+    assert huggingface._parts(f"{place}:clean:train") == (str(place), "clean", "train")
 
 
 def test_doctor_counts_the_bytes_of_rows(tmp_path: Path) -> None:
@@ -111,6 +142,13 @@ def test_a_folder_of_parquet_files_as_the_hub_has_them(tmp_path: Path, monkeypat
         read_manifest(f"hf:{place}", IMAGE)
     with pytest.raises(DataError, match="cannot be opened"):
         read_manifest(f"hf:{place}:other:test", IMAGE)
+    (place / "README.md").write_text(
+        "---\nconfigs:\n- config_name: one\n  data_files: data/train*\n- config_name: two\n  data_files: data/test*\n---\n"
+    )
+    huggingface._open.cache_clear()
+    with pytest.raises(DataError, match=r"'one', 'two'.*; write hf:.*:CONFIGURATION:SPLIT"):
+        read_manifest(f"hf:{place}", IMAGE)
+    assert len(read_manifest(f"hf:{place}:one:train", IMAGE)) == 2
 
 
 def test_other_media_and_missing_sets_are_explained(folder: Path, tmp_path: Path) -> None:

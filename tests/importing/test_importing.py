@@ -126,7 +126,7 @@ def test_beats_gives_the_features_of_its_formulas() -> None:
     torch.testing.assert_close(found[:, 0], expected.mean(1), atol=1e-5, rtol=0)
     notes = " ".join(imported.notes)
     assert "left out: heads; 2 tensors, 'predictor.weight' and so on" in notes
-    assert "largest distance: 800, as in the published models; weights do not tell" in notes
+    assert "deep norm, distances up to 800: as the published models have; weights do not tell" in notes
     assert "biases of patches: there are none, so they begin at 0" in notes
 
 
@@ -137,7 +137,9 @@ def test_beats_checkpoints_tell_their_settings(tmp_path: Path, deep: bool) -> No
     torch.save({"cfg": cfg, "model": state | {"quantize.embedding.weight": random(4, 4)}}, tmp_path / "beats.pt")
     imported = read_encoder(tmp_path / "beats.pt")
     assert imported.config.relative_positions == (16, 30)
-    assert not any("taken for granted" in note or "largest distance" in note for note in imported.notes)
+    assert not any("weights do not tell" in note and "norm_eps" not in note for note in imported.notes)
+    again = read_encoder({"cfg": cfg, "model": state})
+    assert (again.config, again.notes) == (imported.config, tuple(note for note in imported.notes if "quantizer" not in note))
     assert any("the quantizer of a tokenizer" in note for note in imported.notes)
     found = features(imported, fbank[..., None])[:, 1:]
     torch.testing.assert_close(found, naive_beats(state, fbank, 30, deep), atol=2e-5, rtol=0)
@@ -163,8 +165,10 @@ def test_beats_saved_with_newer_names_of_weight_norm() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("encoder.pos_conv.0.weight_g", "not make a whole BEATs: 'convolution.size' is missing"),
-        ("encoder.layers.0.self_attn.relative_attention_bias.weight", "'blocks.0.distances' is missing"),
+        ("encoder.pos_conv.0.weight_g", "not make a whole BEATs: 'encoder.pos_conv.0.weight_g' is missing"),
+        ("encoder.pos_conv.0.weight_v", "'encoder.pos_conv.0.weight_v' is missing"),
+        ("post_extract_proj.weight", "'post_extract_proj.weight' is missing"),
+        ("encoder.layers.0.self_attn.relative_attention_bias.weight", "relative_attention_bias.weight' is missing"),
         ("encoder.layers.1.self_attn.grep_a", "block 1 has no gate on its biases"),
         ("encoder.layers.1.fc2.bias", "'blocks.1.mlp.2.bias' is missing"),
     ],
@@ -174,6 +178,32 @@ def test_parts_of_beats_that_are_missing(name: str, reason: str) -> None:
     del state[name]
     with pytest.raises(RunError, match=re.escape(reason)):
         read_encoder(state)
+
+
+def test_beats_whose_weight_norm_was_removed() -> None:
+    state = beats()
+    folded = read_encoder(state).weights["convolved.convolution.weight"]
+    bare = {name: tensor for name, tensor in state.items() if "pos_conv.0.weight" not in name}
+    imported = read_encoder(bare | {"encoder.pos_conv.0.weight": folded})
+    assert torch.equal(imported.weights["convolved.convolution.weight"], folded)
+    assert not any("weight norm" in note for note in imported.notes)
+
+
+def test_a_model_tells_its_settings_by_its_cfg() -> None:
+    class Model(torch.nn.Module):
+        def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
+            return beats()
+
+    model = Model()
+    model.cfg = argparse.Namespace(deep_norm=False)  # type: ignore[assignment]
+    config = read_encoder(model).config
+    assert (config.block_norm, config.relative_positions) == ("post", (320, 1280))
+
+
+def test_what_lies_under_cfg_means_nothing_to_other_families(tmp_path: Path) -> None:
+    cfg = {"model_type": {"a": 1}, "image_size": "96", "norm_eps": "1e-6", "hidden_size": 512, "hidden_act": "relu"}
+    torch.save({"cfg": cfg, "model": mae()}, tmp_path / "mae.pt")
+    assert read_encoder(tmp_path / "mae.pt", heads=HEADS).config == read_encoder(mae(), heads=HEADS).config
 
 
 def test_beats_with_a_table_for_each_block_is_refused() -> None:

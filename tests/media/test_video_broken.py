@@ -217,9 +217,9 @@ def test_time_stamps_that_jump_by_hours(tmp_path, quiet, suffix):
     path = remux(film(tmp_path / f"a.{suffix}", 100, gop=25), tmp_path / f"b.{suffix}", edit=late)
     assert read(path, 0.0) == [0, 1, 2]
     assert read(path, 7203.0) == [75, 76, 77]
-    with pytest.raises(DecodeError, match=r"no frame for 7,200 s from 1\.96 s on: its time stamps are wrong"):
+    with pytest.raises(DecodeError, match=r"one frame for 7,200 s from 1\.96 s on, over 1,800 s"):
         read(path, 3600.0)
-    with pytest.raises(DecodeError, match="no frame for 7,200 s"):
+    with pytest.raises(DecodeError, match="one frame for 7,200 s"):
         list(decode_windows(path, num_frames=16, step_seconds=0.04, size=(48, 64)))
 
 

@@ -5,11 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bridle.config import from_dict, to_dict
+from bridle.config import fingerprint, from_dict, to_dict
+from bridle.data.audio import AudioConfig
 from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
+from bridle.media.fbank import FbankConfig
 from bridle.models.encoder import Encoder, EncoderConfig
+from bridle.networks import model_fingerprint
 from bridle.nn.patches import Patches, patchify
+from bridle.recipes import recipe
 
 PLAIN = EncoderConfig(width=32, depth=2, heads=2, patch=(4, 4, 1))
 OPTIONS = {
@@ -98,6 +102,15 @@ def test_padding_changes_no_feature(config: EncoderConfig) -> None:
 @options
 def test_settings_survive_plain_data(config: EncoderConfig) -> None:
     assert from_dict(EncoderConfig, to_dict(config)) == config
+
+
+def test_models_made_before_an_option_keep_their_fingerprint() -> None:
+    assert fingerprint(EncoderConfig()) == "dfa46715aae2ebac"
+    assert fingerprint(AudioConfig()) == "612e3545a745ab9c"
+    assert fingerprint(replace(PLAIN, embed_width=24)) != fingerprint(PLAIN)
+    assert fingerprint(replace(AudioConfig(), fbank=FbankConfig(window="povey"))) != fingerprint(AudioConfig())
+    models = {"audio-debug": "99d3d2a98d4ad4e2", "image-debug": "9595e0497447078c", "video-debug": "95e35daf4f52e6ac"}
+    assert {name: model_fingerprint(recipe(name), {"a": torch.zeros(2)}) for name in models} == models
 
 
 def test_settings_written_before_the_options_are_todays_defaults() -> None:

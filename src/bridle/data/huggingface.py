@@ -17,11 +17,10 @@ from bridle.errors import ConfigError, DataError
 
 PREFIX = "hf:"
 _FEATURES = {"audio": "Audio", "image": "Image", "video": "Video"}
-_HEAD_BYTES = 200
-_WORD = r"[^:/\\\[\]]+"
-_SOURCE = re.compile(  # a folder may hold colons; a split may be a slice, train[:100]
-    rf"(?P<place>.*?)(?:(?::(?P<configuration>{_WORD}))?:(?P<split>{_WORD}(?:\[[^\]]*\])?))?", re.DOTALL
-)
+_ERROR_CHARACTERS = 300
+_WORD = r"[^:/\\\[\]+]+"
+_SPLIT = rf"{_WORD}(?:\[[^\]]*\])?"  # a slice, train[:100], or a sum of them
+_SOURCE = re.compile(rf"(?P<place>.*?)(?:(?::(?P<configuration>{_WORD}))?:(?P<split>{_SPLIT}(?:\+{_SPLIT})*))?", re.DOTALL)
 _SAVED = ("dataset_info.json", "dataset_dict.json")  # what save_to_disk writes
 
 
@@ -93,22 +92,27 @@ def _open(source: str) -> Any:
         raise ConfigError(f"{source} needs the datasets library: pip install 'bridle[datasets]'") from error
     place, configuration, split = _parts(source.removeprefix(PREFIX))
     datasets.disable_progress_bars()
+    is_saved = any((Path(place) / name).is_file() for name in _SAVED)
+    if is_saved and configuration is not None:
+        raise DataError(f"{source} names a configuration, '{configuration}', which a set written by save_to_disk has not")
     try:
-        if any((Path(place) / name).is_file() for name in _SAVED):
-            found = datasets.load_from_disk(place)
-        else:
-            found = datasets.load_dataset(place, configuration, split=split)
+        found = datasets.load_from_disk(place) if is_saved else datasets.load_dataset(place, configuration, split=split)
     except Exception as error:  # the library raises errors of a dozen others, for a dozen reasons
-        shown = (str(error).splitlines() or [type(error).__name__])[0][:_HEAD_BYTES]
-        raise DataError(f"{source} cannot be opened: {shown}") from error
+        shown = " ".join(str(error).split())[:_ERROR_CHARACTERS] or type(error).__name__
+        hint = f"; write {PREFIX}{place}:CONFIGURATION:SPLIT" if "config name is missing" in shown.lower() else ""
+        raise DataError(f"{source} cannot be opened: {shown}{hint}") from error
     if isinstance(found, datasets.DatasetDict):
         if split is None and len(found) == 1:
             split = next(iter(found))
         if split not in found:
+            named = f"{place}:{configuration}" if configuration else place
             raise DataError(
-                f"{source} has the splits {', '.join(found)}; name one, such as {PREFIX}{place}:{next(iter(found))}"
+                f"{source} has the splits {', '.join(found)}; name one, such as {PREFIX}{named}:{next(iter(found))}"
+                + ("; slices of it are not read from a set written by save_to_disk" if split and "[" in split else "")
             )
         found = found[split]
+    elif is_saved and split is not None and split != str(found.split):
+        raise DataError(f"{source} is a single set, not one of several splits: leave ':{split}' out")
     for name, feature in found.features.items():
         if type(feature).__name__ in _FEATURES.values():
             found = found.cast_column(name, type(feature)(decode=False))
@@ -116,10 +120,16 @@ def _open(source: str) -> Any:
 
 
 def _parts(text: str) -> tuple[str, str | None, str | None]:
-    """Name or folder, configuration and split."""
-    match = _SOURCE.fullmatch(text)
+    """Name or folder, configuration and split. A folder that is there may hold colons."""
+    folder = next((text[:end] for end in _colons(text) if Path(text[:end]).is_dir()), "")
+    match = _SOURCE.fullmatch("x" * len(folder) + text[len(folder) :])
     assert match is not None, text
-    return match["place"], match["configuration"], match["split"]
+    return text[: match.end("place")], match["configuration"], match["split"]
+
+
+def _colons(text: str) -> list[int]:
+    """Where a name may end, the furthest first."""
+    return [len(text), *(place for place in range(len(text) - 1, 0, -1) if text[place] == ":")]
 
 
 def _text(feature: Any, value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bridle import randomness
-from bridle.config import to_dict
+from bridle.config import told
 from bridle.data.audio import AudioConfig, AudioLoader
 from bridle.data.dataset import Loader, one_thread
 from bridle.data.image import ImageConfig, ImageLoader
@@ -51,7 +51,7 @@ def with_normalisation(config: ClipConfig, mean: tuple[float, ...], std: tuple[f
 def content_settings(config: ClipConfig) -> dict[str, Any]:
     """The settings that change what a model makes of a file: not those of augmentation, of memory and of time."""
     passing = {"shift", "gain", "decode_size", "scale", "ratio", "flip", "cache_gigabytes", "max_decode_seconds", "max_pixels"}
-    return {name: value for name, value in to_dict(config).items() if name not in passing}
+    return {name: value for name, value in told(config).items() if name not in passing}
 
 
 def plain(config: ClipConfig) -> ClipConfig:

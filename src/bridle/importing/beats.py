@@ -11,8 +11,14 @@ from torch import Tensor
 from bridle.errors import RunError
 from bridle.nn.block import BlockNorm
 
-_MAX_DISTANCE = 800
 _GELU = "gelu"
+_NEEDED = {
+    "patch_norm.weight": "layer_norm.weight",
+    "patch_norm.bias": "layer_norm.bias",
+    "patch_out.weight": "post_extract_proj.weight",
+    "convolution.bias": "encoder.pos_conv.0.bias",
+    "blocks.0.distances": "encoder.layers.0.self_attn.relative_attention_bias.weight",
+}
 
 
 @dataclass(frozen=True)
@@ -27,39 +33,47 @@ class Beats:
     notes: tuple[str, ...]
 
 
-def read_beats(parts: dict[str, Tensor], settings: dict[str, Any], depth: int, source: str) -> Beats:
+def read_beats(parts: dict[str, Tensor], cfg: dict[str, Any], depth: int, source: str) -> Beats:
     """The parts under the names of ``keymaps`` that only BEATs has.
 
     Args:
         parts: of the state dict, on any device.
-        settings: what the checkpoint holds under ``cfg``; empty where it holds none.
+        cfg: what the checkpoint holds under this name; empty where it holds none.
         depth: number of blocks.
         source: for messages.
 
     Raises:
         RunError: a part is missing, or settings ask for what this encoder cannot be.
     """
-    needed = ("patch_norm.weight", "patch_norm.bias", "patch_out.weight", "convolution.size", "convolution.direction")
-    missing = [name for name in (*needed, "convolution.bias", "blocks.0.distances") if name not in parts]
+    missing = [theirs for own, theirs in _NEEDED.items() if own not in parts]
+    if not any(name in parts for name in ("convolution.weight", "convolution.direction")):
+        missing.append("encoder.pos_conv.0.weight_v")
+    elif "convolution.direction" in parts and "convolution.size" not in parts:
+        missing.append("encoder.pos_conv.0.weight_g")
     if missing:
         raise RunError(f"{source} does not make a whole BEATs: '{missing[0]}' is missing; take the whole model's weights")
-    if settings.get("layer_norm_first") or settings.get("activation_fn", _GELU) != _GELU:
+    if cfg.get("layer_norm_first") or cfg.get("activation_fn", _GELU) != _GELU:
         raise RunError(
             f"{source} has norms before its sums or another activation than {_GELU}, which no published BEATs has and this "
             "encoder has no place for"
         )
-    notes = ["weight norm of the convolution: folded into its weights; training goes on without it"]
-    deep, distance = settings.get("deep_norm"), settings.get("max_distance")
-    if deep is None:
-        notes.append("deep norm: taken for granted, as in the published models; weights do not tell")
-    if distance is None:
-        notes.append(f"largest distance: {_MAX_DISTANCE}, as in the published models; weights do not tell")
+    notes = []
+    if cfg:  # what it does not name has the value that the published code gives it
+        deep, distance = bool(cfg.get("deep_norm", False)), int(cfg.get("max_distance", 1280))
+    else:
+        deep, distance = True, 800
+        notes.append("deep norm, distances up to 800: as the published models have; weights do not tell")
     distances = parts["blocks.0.distances"]
     if any(not torch.equal(parts.get(f"blocks.{i}.distances", distances), distances) for i in range(depth)):
         raise RunError(f"{source}: blocks have different biases by distance, where BEATs has one table")
-    direction, size = parts["convolution.direction"], parts["convolution.size"]
+    if "convolution.direction" in parts:
+        direction, size = parts["convolution.direction"].float(), parts["convolution.size"].float()
+        kernel = direction * (size / direction.norm(dim=(0, 1), keepdim=True))
+        notes.append("weight norm of the convolution: folded into its weights; training goes on without it")
+    else:
+        kernel = parts["convolution.weight"]
     weights = {
-        "convolved.convolution.weight": direction * (size / direction.norm(dim=(0, 1), keepdim=True)),
+        "convolved.convolution.weight": kernel,
         "convolved.convolution.bias": parts["convolution.bias"],
         "relative.bias": distances,
         **{f"embed.1.{kind}": parts[f"patch_norm.{kind}"] for kind in ("weight", "bias")},
@@ -73,9 +87,9 @@ def read_beats(parts: dict[str, Tensor], settings: dict[str, Any], depth: int, s
         weights |= {f"{own}.linear.{kind}": part for kind in ("weight", "bias") if (part := gate[kind]) is not None}
         weights[f"{own}.scale"] = parts[f"blocks.{i}.gate.scale"].reshape(-1)
     return Beats(
-        "post" if deep is False else "deep",
-        (direction.shape[2], direction.shape[0] // direction.shape[1]),
-        (distances.shape[0], _MAX_DISTANCE if distance is None else int(distance)),
+        "deep" if deep else "post",
+        (kernel.shape[2], kernel.shape[0] // kernel.shape[1]),
+        (distances.shape[0], distance),
         parts["patch_norm.weight"].shape[0],
         weights,
         tuple(notes),

@@ -79,7 +79,7 @@ def read_encoder(source: Source, *, heads: int | None = None, medium: Medium | N
     family, prefix = detect(stored.tensors, stored.name)
     parts, left_out = rename(stored.tensors, family, prefix, stored.name)
     shape, assumed = find_shape(parts, family, stored.settings, heads, medium)
-    config, weights, kept = translate(parts, family, shape, stored.settings, stored.name)
+    config, weights, kept = translate(parts, family, shape, stored.cfg, stored.name)
     for name, found in (("num_hidden_layers", config.depth), ("hidden_size", config.width)):
         if stored.settings.get(name, found) != found:
             raise RunError(

@@ -106,7 +106,7 @@ BEATS = Family(
         (r"patch_embedding\.(weight|bias)", r"patch.\1"),
         (r"layer_norm\.(weight|bias)", r"patch_norm.\1"),
         (r"post_extract_proj\.(weight|bias)", r"patch_out.\1"),
-        (r"encoder\.pos_conv\.0\.bias", r"convolution.bias"),
+        (r"encoder\.pos_conv\.0\.(weight|bias)", r"convolution.\1"),
         (r"encoder\.pos_conv\.0\.(?:weight_g|parametrizations\.weight\.original0)", r"convolution.size"),
         (r"encoder\.pos_conv\.0\.(?:weight_v|parametrizations\.weight\.original1)", r"convolution.direction"),
         (r"encoder\.layer_norm\.(weight|bias)", r"input_norm.\1"),

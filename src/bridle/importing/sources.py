@@ -31,14 +31,16 @@ class Stored:
     Attributes:
         name: for messages.
         tensors: by their names in the source.
-        settings: of ``config.json``, or what a file of ``torch.save`` holds under ``cfg``; empty where there is none.
+        settings: of ``config.json``; empty where there is none.
         preprocessing: of ``preprocessor_config.json``; empty where there is none.
+        cfg: what lies beside the state dict, or on the model, under this name (BEATs); empty where there is none.
     """
 
     name: str
     tensors: dict[str, Tensor]
     settings: dict[str, Any] = field(default_factory=dict)
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    cfg: dict[str, Any] = field(default_factory=dict)
 
 
 def open_source(source: Source) -> Stored:
@@ -54,15 +56,16 @@ def open_source(source: Source) -> Stored:
     if isinstance(source, nn.Module):
         config = getattr(source, "config", None)
         settings = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
-        return Stored(type(source).__name__, dict(source.state_dict()), settings)
+        return Stored(type(source).__name__, dict(source.state_dict()), settings, cfg=_cfg(getattr(source, "cfg", None)))
     if isinstance(source, Mapping):
-        return Stored("the state dict", _tensors(source, "the state dict"))
+        return Stored("the state dict", _tensors(source, "the state dict"), cfg=_cfg(source.get("cfg")))
     path = Path(source)
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
         raise RunError(f"{path} does not exist; give a file or folder on this machine, nothing is downloaded")
-    return Stored(str(path), *_file(path))
+    tensors, cfg = _file(path)
+    return Stored(str(path), tensors, cfg=cfg)
 
 
 def _folder(path: Path) -> Stored:
@@ -77,7 +80,7 @@ def _folder(path: Path) -> Stored:
         found = [path / name for name in (_WEIGHTS, _PICKLED) if (path / name).is_file()]
         if not found:
             raise RunError(f"{path} holds no {_WEIGHTS}, {_INDEX} or {_PICKLED}; give the folder of a model, or its file")
-        tensors, _ = _file(found[0])
+        tensors, _ = _file(found[0])  # a folder has its config.json
     settings, preprocessing = (
         _json(path / name) if (path / name).is_file() else {} for name in ("config.json", "preprocessor_config.json")
     )
@@ -85,7 +88,7 @@ def _folder(path: Path) -> Stored:
 
 
 def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and settings."""
+    """Tensors, and what lies under ``cfg`` beside them."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path), {}
@@ -100,8 +103,12 @@ def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # a damaged file can break the reader anywhere
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise RunError(f"{path} cannot be read ({reason}); download or copy it again") from error
-    settings = loaded.get("cfg") if isinstance(loaded, Mapping) else None
-    return _tensors(loaded, str(path)), dict(settings) if isinstance(settings, Mapping) else {}
+    return _tensors(loaded, str(path)), _cfg(loaded.get("cfg") if isinstance(loaded, Mapping) else None)
+
+
+def _cfg(found: Any) -> dict[str, Any]:
+    values = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+    return {str(key): value for key, value in values.items()}
 
 
 def _tensors(loaded: Any, name: str) -> dict[str, Tensor]:

@@ -134,7 +134,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def translate(
-    parts: Parts, family: Family, shape: Shape, settings: dict[str, Any], source: str
+    parts: Parts, family: Family, shape: Shape, cfg: dict[str, Any], source: str
 ) -> tuple[EncoderConfig, Parts, list[str]]:
     """Configuration, weights and notes.
 
@@ -149,7 +149,7 @@ def translate(
     depth = 1 + max((int(name.split(".")[1]) for name in parts if name.startswith("blocks.")), default=-1)
     if not depth or "blocks.0.fc1.weight" not in parts:
         raise RunError(f"{source} has no transformer blocks; take the whole model's weights")
-    beats = read_beats(parts, settings, depth, source) if family is BEATS else None
+    beats = read_beats(parts, cfg, depth, source) if family is BEATS else None
     kind, table, notes = ("convolved", None, []) if beats is not None else _positions(parts, family, shape)
     config = EncoderConfig(
         width=_width(parts),

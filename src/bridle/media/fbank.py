@@ -10,12 +10,13 @@ all but empty beside a strong one: 1 value in a million differs from 1.20, and f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from bridle.config import LATER
 from bridle.errors import ConfigError
 
 Window = Literal["hanning", "povey"]
@@ -53,8 +54,8 @@ class FbankConfig:
     low_hz: float = 20.0
     high_hz: float = 0.0
     dither: float = 0.0
-    window: Window = "hanning"
-    full_scale: float = 1.0
+    window: Window = field(default="hanning", metadata=LATER)
+    full_scale: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "num_mels"):

@@ -141,8 +141,8 @@ def decode_image(
         size: (height, width) of the result; None leaves the picture as it is.
         fit: "squash" resizes the whole picture to ``size``; "centre" resizes it until it just covers ``size`` and cuts
             out the centre.
-        max_pixels: the most pixels that a file may announce, of a tiled TIFF those of all its tiles; one with more is
-            refused before they take memory.
+        max_pixels: the most pixels that a file may announce; one with more is refused before they take memory. A tile of a
+            TIFF may have as many, all of them together four times as many.
         max_decode_seconds: time that decoding may take, asked between blocks of the file. TIFF and WebP are decoded in one
             go, within the time that ``max_pixels`` takes.
         key: name of the file in errors; the path when empty.

@@ -29,7 +29,8 @@ from bridle.errors import BridleError, DecodeError
 from bridle.media.reading import TimeLimit, Unreadable, check_pixels
 
 ORIENTATION_TAG = 0x0112
-_TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 0x0142, 0x0143, 0x0144
+_TILED_ALLOWANCE = 4  # of narrow pictures, tiles hold many times the pixels
 _NEEDED_BYTES = 30  # a WebP tells its size in so many
 
 
@@ -102,7 +103,7 @@ def open_image(stream: BinaryIO, key: str, max_pixels: int | None = None) -> Ope
         file = plugin(stream)
         if isinstance(file, TiffImageFile):
             (width, height), orientation = stored_size(file), int(file.tag_v2.get(ORIENTATION_TAG, 1))
-            _check_pixels(*_tiled_size(file), max_pixels, key)
+            _check_tiles(file, max_pixels, key)
         else:
             (width, height), orientation = file.size, exif_orientation(file)
     _check_pixels(width, height, max_pixels, key)
@@ -114,11 +115,15 @@ def stored_size(file: TiffImageFile) -> tuple[int, int]:
     return int(file.tag_v2[256]), int(file.tag_v2[257])
 
 
-def _tiled_size(file: TiffImageFile) -> tuple[int, int]:
-    """Width and height of a TIFF's tiles together: libtiff decodes whole tiles, however little of them is shown."""
-    sizes = stored_size(file)
-    tiles = [int(file.tag_v2.get(tag, 0)) or size for tag, size in zip((_TILE_WIDTH, _TILE_HEIGHT), sizes, strict=True)]
-    return math.ceil(sizes[0] / tiles[0]) * tiles[0], math.ceil(sizes[1] / tiles[1]) * tiles[1]
+def _check_tiles(file: TiffImageFile, max_pixels: int | None, key: str) -> None:
+    """Refuse a TIFF whose tiles are huge: libtiff decodes whole tiles, one after the other, however little of them is shown."""
+    tile: list[Any] = [file.tag_v2.get(tag) for tag in (_TILE_WIDTH, _TILE_HEIGHT)]
+    if _TILE_OFFSETS not in file.tag_v2 or max_pixels is None or not all(isinstance(size, int) and size > 0 for size in tile):
+        return
+    _check_pixels(tile[0], tile[1], max_pixels, key)
+    num_pixels = math.prod(math.ceil(size / edge) * edge for size, edge in zip(stored_size(file), tile, strict=True))
+    if num_pixels > _TILED_ALLOWANCE * max_pixels:
+        raise DecodeError(key, f"tiles of {num_pixels} pixels in all, over {_TILED_ALLOWANCE} times max_pixels = {max_pixels}")
 
 
 def exif_orientation(image: Image.Image) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from bridle.config import LATER
 from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
 from bridle.nn.block import Block, BlockNorm, init_weights
@@ -63,9 +64,9 @@ class EncoderConfig:
     axes: tuple[Axis, ...] = ("time", "height")
     positions: Literal["sine_cosine", "sequence", "learned", "convolved"] = "sine_cosine"
     position_grid: tuple[int, int, int] | None = None
-    position_kernel: tuple[int, int] = (128, 16)
-    relative_positions: tuple[int, int] | None = None
-    embed_width: int | None = None
+    position_kernel: tuple[int, int] = field(default=(128, 16), metadata=LATER)
+    relative_positions: tuple[int, int] | None = field(default=None, metadata=LATER)
+    embed_width: int | None = field(default=None, metadata=LATER)
     class_token: bool = True
     block_norm: BlockNorm = "pre"
     input_norm: bool = False

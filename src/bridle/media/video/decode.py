@@ -48,7 +48,8 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 ENDS_BEFORE = "ends before"
 """How the reason begins when a film has no frame at the time that was asked for."""
-_MAX_GAP_SECONDS = 1800.0  # a clip of one frame held longer says nothing, and there may be thousands of them
+_MAX_GAP_SECONDS = 1800.0
+"""A frame shown longer makes a film unreadable: clips of it say nothing, and there may be thousands of them."""
 _LONGER: dict[str, Way] = {"skip": "seek", "seek": "walk", "walk": "read"}  # what to try after a short cut that led astray
 
 
@@ -120,6 +121,8 @@ def probe_video(source: Source, key: str = "", max_pixels: int = 200_000_000) ->
                 rate = num_packets / duration
         if not 0 < duration < math.inf:
             raise Unreadable("header without frames")
+        if duration > _MAX_GAP_SECONDS * max(1.0, rate * duration):
+            raise Unreadable(f"one frame for {1 / rate:,.0f} s, over {_MAX_GAP_SECONDS:,.0f} s")
         return VideoInfo(duration, width, height, rate, num_frames, codec, form)
 
 
@@ -159,7 +162,7 @@ def decode_frames(  # noqa: PLR0913 one call, one clip
     Raises:
         ConfigError: an argument is out of range, or torchcodec cannot be imported.
         DecodeError: the file is missing, empty, not a film, without a video track, damaged beyond decoding, too large, ends
-            before ``start_seconds``, or takes too long.
+            before ``start_seconds``, takes too long, or shows a single frame for more than half an hour.
     """
     wanted = _checked(start_seconds, num_frames, step_seconds)
     check_picture(size, fit, channels, max_pixels)
@@ -301,7 +304,7 @@ def _pictures(film: Film, wanted: Wanted, canvas: Canvas, way: Way) -> Iterator[
         until = end - film.lenience(end - since)
         while held is not None and index < wanted.count and wanted[index] < until:
             if end - since > _MAX_GAP_SECONDS:
-                raise Unreadable(f"no frame for {end - since:,.0f} s from {since:g} s on: its time stamps are wrong")
+                raise Unreadable(f"one frame for {end - since:,.0f} s from {since:g} s on, over {_MAX_GAP_SECONDS:,.0f} s")
             film.confirm(since, wanted[index])
             yield canvas.picture(held)
             index += 1
