@@ -18,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from bridle.models.encoder import EncoderConfig
 from bridle.models.predictor import PredictorConfig
 from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig, smoothing_cell
+from bridle.nn.relative import GATES
 from bridle.quantize import QuantizerConfig
 
 _MLP_RATIO = 4.0  # of predictor and estimator
-_GATES = 8  # outputs of a head's gate, see nn.relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +169,10 @@ def _encoder(config: EncoderConfig, patches: int, every: int) -> Flops:
     if config.embed_width is not None:
         rest += _linear(patches, config.embed_width, config.width)
     if config.positions == "convolved":
-        kernel, groups = config.position_kernel
+        kernel, groups = config.position_kernel  # an even one gives one position more, which is cut off
         rest += _linear(every + 1 - kernel % 2, kernel * config.width // groups, config.width)
     if config.relative_positions is not None:
-        rest += config.depth * _linear(patches * config.heads, config.width // config.heads, _GATES)
+        rest += config.depth * _linear(patches * config.heads, config.width // config.heads, GATES)
     return Flops(first + rest, first + 2 * rest)
 
 

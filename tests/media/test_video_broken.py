@@ -193,14 +193,20 @@ def test_frames_missing_in_the_middle(tmp_path, quiet, suffix):
         assert read(path, 3.0) == [75, 76, 77]
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
-def test_time_stamps_that_jump_ahead(tmp_path, quiet, suffix):
+def jumping(folder: Path, suffix: str, seconds: float) -> Path:
+    """A film of 100 frames whose second half is stamped so much later."""
+
     def late(i, packet):
         if i >= 50:
-            ahead = int(100 / packet.time_base)
+            ahead = int(seconds / packet.time_base)
             packet.pts, packet.dts = packet.pts + ahead, packet.dts + ahead
 
-    path = remux(film(tmp_path / f"a.{suffix}", 100, gop=25), tmp_path / f"b.{suffix}", edit=late)
+    return remux(film(folder / f"a.{suffix}", 100, gop=25), folder / f"b.{suffix}", edit=late)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_time_stamps_that_jump_ahead(tmp_path, quiet, suffix):
+    path = jumping(tmp_path, suffix, 100)
     assert read(path, 0.0) == [0, 1, 2]
     assert read(path, 1.92, 4) == [48, 49, 49, 49]
     assert read(path, 60.0) == [49, 49, 49]
@@ -209,18 +215,19 @@ def test_time_stamps_that_jump_ahead(tmp_path, quiet, suffix):
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_time_stamps_that_jump_by_hours(tmp_path, quiet, suffix):
-    def late(i, packet):
-        if i >= 50:
-            ahead = int(7200 / packet.time_base)
-            packet.pts, packet.dts = packet.pts + ahead, packet.dts + ahead
-
-    path = remux(film(tmp_path / f"a.{suffix}", 100, gop=25), tmp_path / f"b.{suffix}", edit=late)
+    path = jumping(tmp_path, suffix, 7200)
     assert read(path, 0.0) == [0, 1, 2]
     assert read(path, 7203.0) == [75, 76, 77]
     with pytest.raises(DecodeError, match=r"one frame for 7,200 s from 1\.96 s on, over 1,800 s"):
         read(path, 3600.0)
     with pytest.raises(DecodeError, match="one frame for 7,200 s"):
         list(decode_windows(path, num_frames=16, step_seconds=0.04, size=(48, 64)))
+
+
+def test_a_film_of_hardly_any_frames_is_refused_by_its_header(tmp_path, quiet):
+    assert probe_video(film(tmp_path / "a.mp4", 4, times=[0.0, 1500.0, 3000.0, 4500.0])).num_frames == 4
+    with pytest.raises(DecodeError, match=r"one frame for .* s, over 1,800 s"):
+        probe_video(film(tmp_path / "b.mp4", 4, times=[0.0, 3600.0, 7200.0, 10800.0]))
 
 
 def test_time_stamps_that_fall_back(tmp_path, quiet):

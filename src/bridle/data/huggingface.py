@@ -20,7 +20,7 @@ _FEATURES = {"audio": "Audio", "image": "Image", "video": "Video"}
 _ERROR_CHARACTERS = 300
 _WORD = r"[^:/\\\[\]+]+"
 _SPLIT = rf"{_WORD}(?:\[[^\]]*\])?"  # a slice, train[:100], or a sum of them
-_SOURCE = re.compile(rf"(?P<place>.*?)(?:(?::(?P<configuration>{_WORD}))?:(?P<split>{_SPLIT}(?:\+{_SPLIT})*))?", re.DOTALL)
+_BEHIND = rf"(?:(?::(?P<configuration>{_WORD}))?:(?P<split>{_SPLIT}(?:\+{_SPLIT})*))?"
 _SAVED = ("dataset_info.json", "dataset_dict.json")  # what save_to_disk writes
 
 
@@ -121,15 +121,10 @@ def _open(source: str) -> Any:
 
 def _parts(text: str) -> tuple[str, str | None, str | None]:
     """Name or folder, configuration and split. A folder that is there may hold colons."""
-    folder = next((text[:end] for end in _colons(text) if Path(text[:end]).is_dir()), "")
-    match = _SOURCE.fullmatch("x" * len(folder) + text[len(folder) :])
-    assert match is not None, text
-    return text[: match.end("place")], match["configuration"], match["split"]
-
-
-def _colons(text: str) -> list[int]:
-    """Where a name may end, the furthest first."""
-    return [len(text), *(place for place in range(len(text) - 1, 0, -1) if text[place] == ":")]
+    ends = [len(text), *(place for place in range(len(text) - 1, 0, -1) if text[place] == ":")]
+    folder = next((text[:end] for end in ends if Path(text[:end]).is_dir()), None)
+    match = re.fullmatch(rf"(?P<place>{'.*?' if folder is None else re.escape(folder)}){_BEHIND}", text, re.DOTALL)
+    return (match["place"], match["configuration"], match["split"]) if match is not None else (text, None, None)
 
 
 def _text(feature: Any, value: Any) -> str:

@@ -80,12 +80,11 @@ def read_beats(parts: dict[str, Tensor], cfg: dict[str, Any], depth: int, source
         **{f"embed.2.{kind}": parts[f"patch_out.{kind}"] for kind in ("weight", "bias") if f"patch_out.{kind}" in parts},
     }
     for i in range(depth):
-        gate = {name: parts.get(f"blocks.{i}.gate.{name}") for name in ("weight", "bias", "scale")}
-        if any(part is None for part in gate.values()):
+        gate, own = f"blocks.{i}.gate", f"blocks.{i}.attention.gate"
+        if not {f"{gate}.weight", f"{gate}.bias", f"{gate}.scale"} <= parts.keys():
             raise RunError(f"{source}: block {i} has no gate on its biases by distance, which every published BEATs has")
-        own = f"blocks.{i}.attention.gate"
-        weights |= {f"{own}.linear.{kind}": part for kind in ("weight", "bias") if (part := gate[kind]) is not None}
-        weights[f"{own}.scale"] = parts[f"blocks.{i}.gate.scale"].reshape(-1)
+        weights |= {f"{own}.linear.{kind}": parts[f"{gate}.{kind}"] for kind in ("weight", "bias")}
+        weights[f"{own}.scale"] = parts[f"{gate}.scale"].reshape(-1)
     return Beats(
         "deep" if deep else "post",
         (kernel.shape[2], kernel.shape[0] // kernel.shape[1]),

@@ -19,8 +19,11 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 _MODEL_TYPES = {"vit": "ViT", "vit_mae": "ViTMAE", "videomae": "VideoMAE", "dinov2": "DINOv2"}
 _GELU = ("gelu", "gelu_python")
-_AUDIO: dict[str, Normalisation] = {"AudioMAE": ((-4.2677393,), (4.5689974,)), "EAT": ((-4.268,), (4.569,))}
-_AUDIO["BEATs"] = ((15.41663,), (6.55582,))
+_AUDIO: dict[str, Normalisation] = {
+    "AudioMAE": ((-4.2677393,), (4.5689974,)),
+    "EAT": ((-4.268,), (4.569,)),
+    "BEATs": ((15.41663,), (6.55582,)),
+}
 _KALDI = FbankConfig(window="povey", full_scale=32768.0)
 
 

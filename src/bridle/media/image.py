@@ -159,7 +159,7 @@ def decode_image(
         image = open_image(stream, key, max_pixels)
         if not isinstance(image.file, TiffImageFile):  # of which libtiff wants the whole file
             image.file.fp = cast("IO[bytes]", Timed(stream, TimeLimit(max_decode_seconds)))
-        if image.file.info.get("progressive"):
+        if isinstance(image.file, JpegImageFile) and image.file.info.get("progressive"):
             image.file.decodermaxblock = _BYTES_BETWEEN_CHECKS
         with decode_errors(key, Exception):
             extent = _load(image.file, request, is_on_its_side(image.orientation))

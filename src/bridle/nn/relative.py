@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from bridle.grid import Subset
 
+GATES = 8
+"""Outputs of a head's gate, added up to two."""
+
 
 class ConvolvedPositions(nn.Module):
     """A grouped convolution over the patches in their order, then GELU (wav2vec 2.0, arXiv 2006.11477, section 2).
@@ -89,11 +92,11 @@ class BiasGate(nn.Module):
 
     def __init__(self, head_width: int, heads: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(head_width, 8)
+        self.linear = nn.Linear(head_width, GATES)
         self.scale = nn.Parameter(torch.ones(heads))
 
     def forward(self, query: Tensor) -> Tensor:
         """Factors (B, H, Q, 1) for the queries (B, H, Q, d)."""
-        gates: Tensor = self.linear(query).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+        gates: Tensor = self.linear(query).unflatten(-1, (2, GATES // 2)).sum(-1).sigmoid()
         keep, reset = gates.chunk(2, dim=-1)
         return keep * (reset * self.scale[:, None, None] - 1) + 2

@@ -2,21 +2,19 @@
 
 from bridle.media.video.decode import (
     ENDS_BEFORE,
-    NO_PICTURES,
     Decoder,
-    Fit,
     Frames,
     VideoInfo,
     decode_frames,
     decode_windows,
     probe_video,
 )
+from bridle.media.video.file import NO_PICTURES
 
 __all__ = [
     "ENDS_BEFORE",
     "NO_PICTURES",
     "Decoder",
-    "Fit",
     "Frames",
     "VideoInfo",
     "decode_frames",

@@ -30,14 +30,12 @@ from bridle.media.image import Fit, check_picture
 from bridle.media.reading import TimeLimit, Unreadable, Wanted, check_pixels, decoder_faults
 from bridle.media.source import Source, opened, source_name
 from bridle.media.video.canvas import Canvas, shown_size
-from bridle.media.video.file import NO_PICTURES, open_film
+from bridle.media.video.file import open_film
 from bridle.media.video.stream import Film, Lost, Way
 from bridle.media.video.torchcodec import frames_at, require_torchcodec
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-
-__all__ = ["NO_PICTURES", "Decoder", "Fit", "Frames", "VideoInfo", "decode_frames", "decode_windows", "probe_video"]
 
 Decoder = Literal["pyav", "torchcodec"]
 """Who decodes; PyAV brings its FFmpeg along, torchcodec needs one of the system's. PyAV reads the headers for both."""
@@ -102,8 +100,8 @@ def probe_video(source: Source, key: str = "", max_pixels: int = 200_000_000) ->
         max_pixels: most pixels of a frame; larger ones are refused before they are decoded.
 
     Raises:
-        DecodeError: the file is missing, empty, not a film, without a video track, has a broken header or no frames, or frames
-            of too many pixels.
+        DecodeError: the file is missing, empty, not a film, without a video track, has a broken header or no frames, frames of
+            too many pixels, or less than one in half an hour.
     """
     with _reading(source, key) as stream:
         with open_film(stream, TimeLimit(math.inf), max_pixels) as film:
@@ -121,7 +119,7 @@ def probe_video(source: Source, key: str = "", max_pixels: int = 200_000_000) ->
                 rate = num_packets / duration
         if not 0 < duration < math.inf:
             raise Unreadable("header without frames")
-        if duration > _MAX_GAP_SECONDS * max(1.0, rate * duration):
+        if rate * _MAX_GAP_SECONDS < 1:
             raise Unreadable(f"one frame for {1 / rate:,.0f} s, over {_MAX_GAP_SECONDS:,.0f} s")
         return VideoInfo(duration, width, height, rate, num_frames, codec, form)
 
