@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,7 @@ from runs import (
     LabelledSet,
     machine,
     mean_text,
-    own_probes,
-    probe_model,
-    probes,
+    probe_models,
     seconds_per_step,
     train,
     with_one_codebook,
@@ -33,9 +32,9 @@ from runs import (
 
 from bridle.config import fingerprint
 from bridle.data.medium import MEDIA
-from bridle.eval.evaluate import Columns
+from bridle.eval.evaluate import RANDOM, RUN, Columns
 from bridle.files import write_atomically
-from bridle.inference import load
+from bridle.inference import load, random_model
 from bridle.recipes import recipe
 from bridle.run import RunConfig
 
@@ -92,23 +91,30 @@ def speeds(medium: str, sources: list[Path], kept: Path) -> dict[str, float]:
     return dict(found["seconds"])
 
 
-def judge_run(run: Path, data: Path, sets: tuple[LabelledSet, ...], phases: str) -> dict[str, float]:
-    found = {labelled.name: own_probes(run, data, labelled, phases, "bf16") for labelled in sets}
-    return {f"{name} {probe}": value for name, own in found.items() for probe, value in own.items()}
+def judge(
+    run: Path, steps: int, data: Path, sets: Sequence[LabelledSet], *, beside: bool = False
+) -> dict[str, dict[str, float]]:
+    """By features, accuracy in percent by set and probe, and under ``inner`` the mean accuracy inside the training parts.
 
-
-def judge_peer(run: Path, data: Path, sets: tuple[LabelledSet, ...]) -> dict[str, float]:
-    """Accuracy by set and probe, and under ``inner`` the mean accuracy inside the training parts."""
-    kept = run / "judged.json"
+    The run's own features and, with ``beside``, all that stands beside them. Kept in the run's folder, with the poolings that
+    were chosen.
+    """
+    kept = run / f"judged-{steps}-steps.json"
     if not kept.exists():
-        model, cells = load(run, precision="bf16"), {}
-        inner = []
-        for labelled in sets:
-            for probe, result in probe_model(model, data, labelled).items():
-                cells[f"{labelled.name} {probe}"] = 100 * result.accuracy
-                inner.append(100 * result.splits[0].inner_accuracy)
-        kept.write_text(json.dumps({**cells, "inner": sum(inner) / len(inner)}))
-    found: dict[str, float] = json.loads(kept.read_text())
+        model = load(run, precision="bf16")
+        models = {RUN: model, RANDOM: random_model(model.config, model.device, "bf16")} if beside else {RUN: model}
+        rows: dict[str, dict[str, float]] = {}
+        chosen: dict[str, dict[str, str]] = {}
+        inner: dict[str, list[float]] = {}
+        for (set_name, name), results in probe_models(models, data, sets, None if beside else [RUN]).items():
+            for probe, result in results.items():
+                rows.setdefault(name, {})[f"{set_name} {probe}"] = 100 * result.accuracy
+                chosen.setdefault(name, {})[f"{set_name} {probe}"] = result.splits[0].pooling
+                inner.setdefault(name, []).append(100 * result.splits[0].inner_accuracy)
+        for name, values in inner.items():
+            rows[name]["inner"] = sum(values) / len(values)
+        write_atomically(kept, json.dumps({"rows": rows, "poolings": chosen}))
+    found: dict[str, dict[str, float]] = json.loads(kept.read_text())["rows"]
     return found
 
 
@@ -120,7 +126,7 @@ def peer_rows(medium: str, sources: list[Path], data: Path, out: Path, steps: in
         config = variant(medium, RQ, seed)
         run = out / f"peer-{lr:g}-seed{seed}"
         minutes = peers.train(peers.Peer(config, lr, steps, seed), sources, run)
-        return {"minutes": minutes, "lr": lr, **judge_peer(run, data, sets)}
+        return {"minutes": minutes, "lr": lr, **judge(run, steps, data, sets)[RUN]}
 
     chosen = out / "peer-lr.json"
     if not chosen.exists():
@@ -167,15 +173,10 @@ def main() -> None:
             phases = f"{kind_of(method)}:{steps}steps"
             run = arguments.out / f"{method.replace(' ', '-')}-seed{seed}"
             minutes = train(dataclasses.replace(variant(arguments.medium, method, seed), phases=phases), sources, run)
-            note(seed, method, {"minutes": minutes, "steps": steps, **judge_run(run, arguments.data, own.sets, phases)})
-            if method == RQ:
-                baselines: dict[str, dict[str, float]] = {}
-                for labelled in own.sets:
-                    for features, cells in probes(run, arguments.data, labelled, phases, "bf16").items():
-                        if features != "this run":
-                            shown = {f"{labelled.name} {probe}": value for probe, value in cells.items()}
-                            baselines.setdefault(features, {}).update(shown)
-                for features, cells in baselines.items():
+            for features, cells in judge(run, steps, arguments.data, own.sets, beside=method == RQ).items():
+                if features == RUN:
+                    note(seed, method, {"minutes": minutes, "steps": steps, **cells})
+                else:
                     note(seed, features, cells)
     print()
     for name, cells in table.items():

@@ -9,7 +9,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from bridle.eval.protocol import FeatureSet, ProbeResult, evaluate, knn_probe, l
 from bridle.inference import Model, load
 from bridle.pretraining import Silent, pretrain
 from bridle.run import RunConfig
-from bridle.train.loop import Precision
 
 
 @dataclass(frozen=True)
@@ -101,44 +100,55 @@ def _kept(kind: str, run: Path, labelled: LabelledSet, phases: str) -> Path:
     return run / f"{words.replace(' ', '-')}.json"
 
 
-def _load(run: Path, phases: str, precision: Precision = "fp32") -> Model:
-    model = load(run, precision=precision)
+def _load(run: Path, phases: str) -> Model:
+    model = load(run)
     if model.config.phases != phases:
         raise SystemExit(f"{run} has gone on to {model.config.phases}; its features after {phases} were not kept")
     return model
 
 
-def probes(
-    run: Path, data: Path, labelled: LabelledSet, phases: str, precision: Precision = "fp32"
-) -> dict[str, dict[str, float]]:
+def probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[str, dict[str, float]]:
     """Accuracy in percent by features and probe of the run after ``phases``, kept beside the run."""
     kept = _kept("probes", run, labelled, phases)
     if not kept.exists():
-        model = _load(run, phases, precision)
+        model = _load(run, phases)
         manifest = read_manifest(data / labelled.manifest, model.config.medium, path_column=labelled.path_column)
         kept.write_text(json.dumps(to_dict(evaluate_run(model, manifest, labelled.columns, batch_size=64))))
     rows = json.loads(kept.read_text())["rows"]
     return {row["features"]: {name: 100 * probe["accuracy"] for name, probe in row["probes"].items()} for row in rows}
 
 
-def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str, precision: Precision = "fp32") -> dict[str, float]:
+def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[str, float]:
     """Accuracy in percent of the run's features alone after ``phases``, by probe, kept beside the run."""
     kept = _kept("own", run, labelled, phases)
     if not kept.exists():
-        results = probe_model(_load(run, phases, precision), data, labelled)
-        kept.write_text(json.dumps({name: 100 * result.accuracy for name, result in results.items()}))
+        judged = probe_models({RUN: _load(run, phases)}, data, [labelled], [RUN])[labelled.name, RUN]
+        kept.write_text(json.dumps({name: 100 * result.accuracy for name, result in judged.items()}))
     found: dict[str, float] = json.loads(kept.read_text())
     return found
 
 
-def probe_model(model: Model, data: Path, labelled: LabelledSet) -> dict[str, ProbeResult]:
-    """Results of both probes on the model's features, by probe."""
-    manifest = read_manifest(data / labelled.manifest, model.config.medium, path_column=labelled.path_column)
-    collected = collect_features({RUN: model}, manifest, batch_size=64)
-    assert not collected.bad, f"unreadable files: {collected.bad[0]}"
-    cells = {role: manifest.columns[column] for role, column in labelled.columns.named.items()}
-    features = FeatureSet(collected.features[RUN], cells["label"], cells.get("fold"), cells.get("split"))
-    return {probe.name: evaluate(features, probe) for probe in (knn_probe(), linear_probe())}
+def probe_models(
+    models: Mapping[str, Model], data: Path, sets: Sequence[LabelledSet], names: Sequence[str] | None = None
+) -> dict[tuple[str, str], dict[str, ProbeResult]]:
+    """Results of both probes, by set and name of the features: all there are, or ``names``.
+
+    A manifest is read once for all its sets.
+    """
+    first = next(iter(models.values()))
+    found: dict[tuple[str, str], dict[str, ProbeResult]] = {}
+    for source in dict.fromkeys((labelled.manifest, labelled.path_column) for labelled in sets):
+        manifest = read_manifest(data / source[0], first.config.medium, path_column=source[1])
+        collected = collect_features(models, manifest, batch_size=64)
+        assert not collected.bad, f"unreadable files: {collected.bad[0]}"
+        for labelled in sets:
+            if (labelled.manifest, labelled.path_column) != source:
+                continue
+            cells = {role: manifest.columns[column] for role, column in labelled.columns.named.items()}
+            for name in collected.features if names is None else names:
+                features = FeatureSet(collected.features[name], cells["label"], cells.get("fold"), cells.get("split"))
+                found[labelled.name, name] = {probe.name: evaluate(features, probe) for probe in (knn_probe(), linear_probe())}
+    return found
 
 
 def mean_text(values: list[float]) -> str:

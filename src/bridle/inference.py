@@ -130,7 +130,8 @@ class Model:
             float32 on the CPU. For ``"none"`` the axes of the medium and D: (time, frequency, D), (height, width, D) or
             (time, height, width, D). For ``"time"`` and ``"statistics"`` those without time, the latter of 2D: mean, then
             deviation. For ``"mean"`` (D,), for ``"grid"`` and ``"grid motion"`` (cells, D), for
-            ``"grid statistics"`` (cells, 2D), for ``"grid motion parts"`` (8, cells, D).
+            ``"grid statistics"`` (cells, 2D), for ``"grid motion parts"`` (8, cells, D), for ``"grid trajectory"``
+            (8, cells, 2D): change, then position.
 
         Raises:
             DecodeError: the file cannot be read.
@@ -155,7 +156,7 @@ class Model:
         if pooling in ("time", "statistics"):
             space = kept[1:] if "time" in self.config.encoder.axes else kept
             return pooled.reshape(*space, -1)
-        if pooling == "grid motion parts":
+        if pooling in ("grid motion parts", "grid trajectory"):
             return pooled.reshape(TIME_PARTS, num_cells(grid), -1)
         return pooled if pooling == "mean" else pooled.reshape(num_cells(grid), -1)
 

@@ -161,6 +161,72 @@ def test_motion_is_kept_for_each_eighth_of_the_time() -> None:
     assert not pool(features, PatchGrid(17, 2, 2), torch.tensor([1, 1]), "grid motion parts").any()
 
 
+def _walk(features: Tensor, pieces: int) -> Tensor:
+    """Naive trajectory pooling of one clip (T, cells, D): the way is walked in 20,000 equal small strides."""
+    lengths = (features[1:] - features[:-1]).abs().mean((1, 2)).double()
+    ends = lengths.cumsum(0)
+    change, position = torch.zeros(2, pieces, *features.shape[1:], dtype=torch.float64)
+    strides = 20_000
+    for stride in range(strides):
+        step = min(int((ends <= (stride + 0.5) / strides * ends[-1]).sum()), len(lengths) - 1)
+        change[stride * pieces // strides] += (features[step + 1] - features[step]).abs() * pieces / strides
+        position[stride * pieces // strides] += (features[step + 1] + features[step]) / 2 * pieces / strides
+    return torch.cat([change, position - position.mean(0)], dim=-1).float()
+
+
+@pytest.mark.parametrize("steps", [2, 5, 23])
+def test_trajectory_is_cut_into_pieces_of_equal_length(steps: int) -> None:
+    features = torch.randn(1, steps * 4, 3, generator=torch.Generator().manual_seed(steps)).cumsum(1)
+    grid = PatchGrid(steps, 2, 2)
+    found = pool(features, grid, torch.tensor([steps]), "grid trajectory")
+    assert found.shape == (1, pooled_width(3, grid, "grid trajectory"))
+    expected = _walk(features.reshape(steps, 4, 3), 8)
+    torch.testing.assert_close(found.reshape(8, 4, 6), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_trajectory_does_not_know_pauses_or_padding() -> None:
+    features = torch.randn(1, 12, 4, 3, generator=torch.Generator().manual_seed(0))
+    paused = torch.cat([features[:, :4], features[:, 3:4].expand(-1, 7, -1, -1), features[:, 4:]], dim=1)
+    poisoned = torch.cat([features, torch.full((1, 7, 4, 3), 1e6)], dim=1)
+    both = torch.cat([paused, poisoned]).flatten(1, 2)
+    once = pool(features.flatten(1, 2), PatchGrid(12, 2, 2), torch.tensor([12]), "grid trajectory")
+    found = pool(both, PatchGrid(19, 2, 2), torch.tensor([19, 12]), "grid trajectory")
+    torch.testing.assert_close(found, once.expand(2, -1), atol=1e-5, rtol=1e-5)
+    eighths = pool(both, PatchGrid(19, 2, 2), torch.tensor([19, 12]), "grid motion parts")
+    assert (eighths[0] - eighths[1]).abs().max() > 0.1  # parts of equal time do
+
+
+def test_trajectory_backwards_changes_the_order_of_the_pieces_only() -> None:
+    features = torch.randn(1, 9, 4, 3, generator=torch.Generator().manual_seed(0))
+    grid, steps = PatchGrid(9, 2, 2), torch.tensor([9])
+    ahead, back = (pool(clip.flatten(1, 2), grid, steps, "grid trajectory") for clip in (features, features.flip(1)))
+    torch.testing.assert_close(back.reshape(8, -1), ahead.reshape(8, -1).flip(0), atol=1e-5, rtol=1e-5)
+
+
+def test_trajectory_of_what_stands_still_is_zero() -> None:
+    still = torch.randn(1, 1, 4, 3, generator=torch.Generator().manual_seed(0)).expand(2, 6, 4, 3).flatten(1, 2)
+    found = pool(still, PatchGrid(6, 2, 2), torch.tensor([6, 1]), "grid trajectory")
+    torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-6, rtol=0)
+
+
+def test_trajectory_has_the_gradients_of_finite_differences() -> None:
+    features = torch.randn(1, 5 * 4, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float32) * 3
+    weight = torch.randn(8 * 4 * 4, generator=torch.Generator().manual_seed(4))
+
+    def value(rows: Tensor) -> Tensor:
+        return (pool(rows, PatchGrid(5, 2, 2), torch.tensor([5]), "grid trajectory")[0] * weight).sum()
+
+    leaf = features.clone().requires_grad_()
+    value(leaf).backward()
+    assert leaf.grad is not None
+    direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(5))
+    slope = (value(features + 1e-3 * direction) - value(features - 1e-3 * direction)) / 2e-3
+    torch.testing.assert_close((leaf.grad * direction).sum(), slope, atol=1e-2, rtol=1e-2)
+    still = torch.ones(1, 5 * 4, 2, requires_grad=True)
+    value(still).backward()
+    assert still.grad is not None and bool(torch.isfinite(still.grad).all())
+
+
 def test_pooling_one_step_has_finite_gradients() -> None:
     features = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     pool(features, PatchGrid(1, 2), torch.tensor([1]), "statistics").sum().backward()

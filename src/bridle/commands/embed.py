@@ -37,7 +37,8 @@ class Arguments:
         tyro.conf.arg(
             help="mean over all patches; time: over time only, which keeps a vector for each frequency band or place; grid: a "
             "mean for each quarter of the picture. With statistics, the deviation over time is added. grid motion: how much "
-            "features change from step to step, 0 for a window of one; parts: in each eighth of the window. "
+            "features change from step to step, 0 for a window of one; parts: in each eighth of the window. grid trajectory: "
+            "that and where features are, in each eighth of the way they go. "
             "`bridle evaluate` shows what suits a task."
         ),
     ] = "mean"

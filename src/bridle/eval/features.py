@@ -20,7 +20,7 @@ from bridle.grid import PatchGrid
 from bridle.inference import Model, Window
 from bridle.models.encoder import check_layers
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
-from bridle.nn.pooling import MOTIONS, Moments, Pooling, cell_changes, pool_changes, pool_moments, time_moments
+from bridle.nn.pooling import MOTIONS, Course, Moments, Pooling, course, pool_course, pool_moments, time_moments
 from bridle.objectives.view import whole_view
 from bridle.quantize.codebook import unpack
 from bridle.randomness import derive_seed
@@ -29,7 +29,7 @@ BAG_OF_CODES = "bag of codes"
 POOLINGS: dict[MediumName, tuple[Pooling, ...]] = {
     "audio": ("mean", "time", "statistics"),
     "image": ("mean", "grid"),
-    "video": ("mean", "grid", "grid statistics", "grid motion", "grid motion parts"),
+    "video": ("mean", "grid", "grid statistics", "grid motion", "grid motion parts", "grid trajectory"),
 }
 """What is offered to probes: poolings of a length that a few hundred labels can still judge."""
 CODE_WINDOWS = 2048
@@ -88,7 +88,7 @@ def collect_features(
 ) -> Collected:
     """Pooled features of every clip by every model, the medium's baseline and, with a tokenizer, bags of codes.
 
-    Each file is decoded once; held in memory are one batch of windows, how one film changes, and the pooled rows. A long
+    Each file is decoded once; held in memory are one batch of windows, the course of one film, and the pooled rows. A long
     file's rows are those of all its windows together. Encoders give every one of ``POOLINGS`` of every layer, named
     ``statistics`` for the last layer and ``statistics of layer 3`` for others; the other two give ``clip``. The baseline is the
     mean over time of what the loader calls it, and the deviation where the medium has a time.
@@ -164,13 +164,13 @@ def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file:
 
 
 class _OpenFile:
-    """A file so far: moments over its steps, its windows merged as by Chan, Golub and LeVeque (1979), and what changes."""
+    """A file so far: moments over its steps, its windows merged as by Chan, Golub and LeVeque (1979), and its course."""
 
     def __init__(self, row: int) -> None:
         self.row, self._steps = row, 0
         self._mean = self._variance = torch.zeros(())
         self._last: Tensor | None = None
-        self._changes: list[Tensor] = []
+        self._course: list[Course] = []
 
     def add(self, new: int, mean: Tensor, deviation: Tensor) -> None:
         """Its next window, of ``new`` steps, each (places, D)."""
@@ -180,10 +180,11 @@ class _OpenFile:
         self._variance = self._variance * old + deviation.square() * share + shift.square() * (old * share)
         self._steps = steps
 
-    def add_changes(self, steps: Tensor, grid: PatchGrid) -> None:
+    def add_course(self, steps: Tensor, grid: PatchGrid) -> None:
         """Of the same window, its time steps (T, places, D)."""
         joined = steps if self._last is None else torch.cat([self._last, steps])
-        self._changes.append(cell_changes(joined, grid).cpu())
+        changes, means = course(joined, grid)
+        self._course.append(Course(changes.cpu(), means[-len(steps) :].cpu()))
         self._last = steps[-1:].clone()
 
     def moments(self) -> Moments:
@@ -192,7 +193,7 @@ class _OpenFile:
 
     def motion(self, pooling: Pooling) -> Tensor:
         """Of what was added."""
-        return pool_changes(torch.cat(self._changes), pooling)
+        return pool_course(Course(*map(torch.cat, zip(*self._course, strict=True))), pooling)
 
 
 class _Vectors:
@@ -218,7 +219,7 @@ class _Vectors:
                 self._open.append(_OpenFile(window.index))
             self._open[-1].add(count, mean, deviation)
             if self._moves:
-                self._open[-1].add_changes(clip[:count], grid)
+                self._open[-1].add_course(clip[:count], grid)
         self._close(self._open[:-1], grid)
         self._open, self._grid = self._open[-1:], grid
 

@@ -10,18 +10,22 @@ from torch import Tensor
 from bridle.errors import ConfigError
 from bridle.grid import PatchGrid
 
-Pooling = Literal["mean", "time", "statistics", "grid", "grid statistics", "grid motion", "grid motion parts"]
+Pooling = Literal[
+    "mean", "time", "statistics", "grid", "grid statistics", "grid motion", "grid motion parts", "grid trajectory"
+]
 """``mean`` over all patches; ``time``: over time only, so that height and width (the frequency axis of audio) are kept;
 ``statistics``: that and the deviation over time; ``grid``: over time and over each cell of a grid of at most 2 x 2 cells of
 height and width; ``grid statistics``: that and the deviation over time, averaged over each cell; ``grid motion``: only how much
 features change from one time step to the next, averaged over time and over each cell; ``grid motion parts``: the same over each
-of 8 equal parts of the time, which keeps what happened when."""
+of 8 equal parts of the time, which keeps what happened when; ``grid trajectory``: the way that features go in time is cut into
+8 pieces of equal length, so that a pause moves nothing, and of each piece and cell is kept how much features change and where
+they are, relative to the mean of all pieces."""
 
-MOTIONS: tuple[Pooling, ...] = ("grid motion", "grid motion parts")
+MOTIONS: tuple[Pooling, ...] = ("grid motion", "grid motion parts", "grid trajectory")
 GRID_CELLS = 2
 """Cells of ``grid`` along height and along width."""
 TIME_PARTS = 8
-"""Parts of ``grid motion parts``."""
+"""Parts of ``grid motion parts``, pieces of ``grid trajectory``."""
 
 
 def check_pooling(pooling: str, timed: bool) -> None:
@@ -77,24 +81,56 @@ def pool_moments(moments: Moments, grid: PatchGrid, pooling: Pooling) -> Tensor:
     return (_cells(values, grid) if pooling.startswith("grid") else values).flatten(1)
 
 
-def cell_changes(steps: Tensor, grid: PatchGrid) -> Tensor:
-    """How much the features of one clip, (T, height * width, D), change from each time step to the next: their mean absolute
-    difference over each cell, (T - 1, cells, D) float32.
+class Course(NamedTuple):
+    """How the features of one clip go through time.
+
+    ``changes`` (T - 1, cells, D): mean absolute difference of each time step and the next over each cell; ``means``
+    (T, cells, D): of each time step over each cell. Both float32.
     """
+
+    changes: Tensor
+    means: Tensor
+
+
+def course(steps: Tensor, grid: PatchGrid) -> Course:
+    """The course of one clip's features, (T, height * width, D), by ``grid``, whose time plays no part."""
     steps = steps.float()
-    return _cells((steps[1:] - steps[:-1]).abs(), grid)
+    return Course(_cells((steps[1:] - steps[:-1]).abs(), grid), _cells(steps, grid))
 
 
-def pool_changes(changes: Tensor, pooling: Pooling) -> Tensor:
-    """One vector (:func:`pooled_width`,) of :func:`cell_changes` by one of ``MOTIONS``; 0 for a single time step.
+def pool_course(course: Course, pooling: Pooling) -> Tensor:
+    """One vector (:func:`pooled_width`,) by one of ``MOTIONS``; 0 for a single time step.
 
     Of fewer changes than parts, neighbouring parts share some.
     """
+    if pooling == "grid trajectory":
+        return _trajectory(course).flatten()
     parts = TIME_PARTS if pooling == "grid motion parts" else 1
-    rows = changes.flatten(1)
+    rows = course.changes.flatten(1)
     if not len(rows):
         return rows.new_zeros(parts * rows.shape[1])
     return torch.nn.functional.adaptive_avg_pool1d(rows.T, parts).T.flatten()
+
+
+def _trajectory(course: Course) -> Tensor:
+    """(TIME_PARTS, cells, 2D): mean change of each piece, then its mean position less that of all pieces.
+
+    Means are over the way and not over time: a step counts by the part of the piece's length that it covers. Lengths are mean
+    absolute differences, over cells and dimensions. Where nothing changes at all, time takes the place of length.
+    """
+    changes, means = course
+    values = torch.cat([changes, (means[1:] + means[:-1]) / 2], dim=-1)
+    if not len(values):
+        return values.new_zeros(TIME_PARTS, *values.shape[1:])
+    lengths = changes.mean((1, 2))
+    lengths = torch.where(lengths.sum() > 0, lengths, torch.ones_like(lengths))
+    ends = lengths.double().cumsum(0)
+    ends = TIME_PARTS * ends / ends[-1]
+    starts = torch.nn.functional.pad(ends[:-1], (1, 0))
+    pieces = torch.arange(TIME_PARTS, device=ends.device)[:, None]
+    covered = (torch.minimum(ends, pieces + 1) - torch.maximum(starts, pieces)).clamp_min(0)
+    change, position = torch.einsum("pt,tcd->pcd", covered.float(), values).chunk(2, dim=-1)
+    return torch.cat([change, position - position.mean(0)], dim=-1)
 
 
 def pool(features: Tensor, grid: PatchGrid, valid_steps: Tensor, pooling: Pooling) -> Tensor:
@@ -103,10 +139,7 @@ def pool(features: Tensor, grid: PatchGrid, valid_steps: Tensor, pooling: Poolin
         return pool_moments(time_moments(features, grid, valid_steps), grid, pooling)
     clips = features.reshape(len(features), grid.time, grid.patches_per_step, -1)
     return torch.stack(
-        [
-            pool_changes(cell_changes(clip[:count], grid), pooling)
-            for clip, count in zip(clips, valid_steps.tolist(), strict=True)
-        ]
+        [pool_course(course(clip[:count], grid), pooling) for clip, count in zip(clips, valid_steps.tolist(), strict=True)]
     )
 
 
@@ -120,7 +153,7 @@ def pooled_width(width: int, grid: PatchGrid, pooling: Pooling) -> int:
     places = {"mean": 1, "time": grid.patches_per_step, "statistics": grid.patches_per_step}.get(pooling, num_cells(grid))
     if pooling.endswith("statistics"):
         return 2 * width * places
-    return width * places * (TIME_PARTS if pooling == "grid motion parts" else 1)
+    return width * places * {"grid motion parts": TIME_PARTS, "grid trajectory": 2 * TIME_PARTS}.get(pooling, 1)
 
 
 def _cells(values: Tensor, grid: PatchGrid) -> Tensor:
