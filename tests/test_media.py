@@ -165,6 +165,8 @@ def test_features_have_the_axes_of_the_medium(kind: str, run: Path, folder: Path
                 model.embed(long, pooling)
             continue
         assert model.embed(long, pooling).shape == (pooled_width(model.width, grid, pooling),)
+    if kind == "video":
+        assert model.features(long, "grid trajectory").shape == (8, 4, 2 * model.width)
     codes = model.tokenize(long)
     assert codes.codes.shape == (codes.grid.num_patches, 2)
     assert codes.grid.num_patches * model.width == features.numel()

@@ -22,6 +22,7 @@ import peers
 import torch
 from runs import (
     LabelledSet,
+    load_after,
     machine,
     mean_text,
     probe_models,
@@ -34,7 +35,7 @@ from bridle.config import fingerprint
 from bridle.data.medium import MEDIA
 from bridle.eval.evaluate import RANDOM, RUN, Columns
 from bridle.files import write_atomically
-from bridle.inference import load, random_model
+from bridle.inference import Model, load, random_model
 from bridle.recipes import recipe
 from bridle.run import RunConfig
 
@@ -92,16 +93,14 @@ def speeds(medium: str, sources: list[Path], kept: Path) -> dict[str, float]:
 
 
 def judge(
-    run: Path, steps: int, data: Path, sets: Sequence[LabelledSet], *, beside: bool = False
+    model: Model, kept: Path, data: Path, sets: Sequence[LabelledSet], *, beside: bool = False
 ) -> dict[str, dict[str, float]]:
     """By features, accuracy in percent by set and probe, and under ``inner`` the mean accuracy inside the training parts.
 
-    The run's own features and, with ``beside``, all that stands beside them. Kept in the run's folder, with the poolings that
-    were chosen.
+    The model's own features and, with ``beside``, all that stands beside them. What the file ``kept`` holds is not judged
+    anew: remove it to have later poolings tried. It also says which ones were chosen.
     """
-    kept = run / f"judged-{steps}-steps.json"
     if not kept.exists():
-        model = load(run, precision="bf16")
         models = {RUN: model, RANDOM: random_model(model.config, model.device, "bf16")} if beside else {RUN: model}
         rows: dict[str, dict[str, float]] = {}
         chosen: dict[str, dict[str, str]] = {}
@@ -126,7 +125,8 @@ def peer_rows(medium: str, sources: list[Path], data: Path, out: Path, steps: in
         config = variant(medium, RQ, seed)
         run = out / f"peer-{lr:g}-seed{seed}"
         minutes = peers.train(peers.Peer(config, lr, steps, seed), sources, run)
-        return {"minutes": minutes, "lr": lr, **judge(run, steps, data, sets)[RUN]}
+        cells = judge(load(run, precision="bf16"), run / f"judged-{steps}-steps.json", data, sets)[RUN]
+        return {"minutes": minutes, "lr": lr, **cells}
 
     chosen = out / "peer-lr.json"
     if not chosen.exists():
@@ -173,7 +173,8 @@ def main() -> None:
             phases = f"{kind_of(method)}:{steps}steps"
             run = arguments.out / f"{method.replace(' ', '-')}-seed{seed}"
             minutes = train(dataclasses.replace(variant(arguments.medium, method, seed), phases=phases), sources, run)
-            for features, cells in judge(run, steps, arguments.data, own.sets, beside=method == RQ).items():
+            model, kept = load_after(run, phases, "bf16"), run / f"judged-{steps}-steps.json"
+            for features, cells in judge(model, kept, arguments.data, own.sets, beside=method == RQ).items():
                 if features == RUN:
                     note(seed, method, {"minutes": minutes, "steps": steps, **cells})
                 else:

@@ -24,6 +24,7 @@ from bridle.eval.protocol import FeatureSet, ProbeResult, evaluate, knn_probe, l
 from bridle.inference import Model, load
 from bridle.pretraining import Silent, pretrain
 from bridle.run import RunConfig
+from bridle.train.loop import Precision
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def _kept(kind: str, run: Path, labelled: LabelledSet, phases: str) -> Path:
     return run / f"{words.replace(' ', '-')}.json"
 
 
-def _load(run: Path, phases: str) -> Model:
-    model = load(run)
+def load_after(run: Path, phases: str, precision: Precision = "fp32") -> Model:
+    """The model of a run that has not gone on since ``phases``."""
+    model = load(run, precision=precision)
     if model.config.phases != phases:
         raise SystemExit(f"{run} has gone on to {model.config.phases}; its features after {phases} were not kept")
     return model
@@ -111,7 +113,7 @@ def probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dict[st
     """Accuracy in percent by features and probe of the run after ``phases``, kept beside the run."""
     kept = _kept("probes", run, labelled, phases)
     if not kept.exists():
-        model = _load(run, phases)
+        model = load_after(run, phases)
         manifest = read_manifest(data / labelled.manifest, model.config.medium, path_column=labelled.path_column)
         kept.write_text(json.dumps(to_dict(evaluate_run(model, manifest, labelled.columns, batch_size=64))))
     rows = json.loads(kept.read_text())["rows"]
@@ -122,7 +124,7 @@ def own_probes(run: Path, data: Path, labelled: LabelledSet, phases: str) -> dic
     """Accuracy in percent of the run's features alone after ``phases``, by probe, kept beside the run."""
     kept = _kept("own", run, labelled, phases)
     if not kept.exists():
-        judged = probe_models({RUN: _load(run, phases)}, data, [labelled], [RUN])[labelled.name, RUN]
+        judged = probe_models({RUN: load_after(run, phases)}, data, [labelled], [RUN])[labelled.name, RUN]
         kept.write_text(json.dumps({name: 100 * result.accuracy for name, result in judged.items()}))
     found: dict[str, float] = json.loads(kept.read_text())
     return found

@@ -185,6 +185,7 @@ class Model:
         Args:
             items: files, or a batch of tensors, such as pixels (B, C, H, W).
             pooling: as for :meth:`features`; of an item of several windows the windows' vectors are averaged by their length.
+                So ``grid motion parts`` and ``grid trajectory`` are those of a window; :meth:`embed` has those of the whole.
             layer: 1 to ``depth``; None for the last one.
 
         Returns:
@@ -211,7 +212,7 @@ class Model:
                 if window.index == len(sums):
                     sums.append(torch.zeros_like(vector))
                     weights.append(0.0)
-                weight = steps - 1 if pooling in MOTIONS else steps  # a mean over pairs, or over steps
+                weight = steps - 1 if pooling in MOTIONS else steps  # windows count by their changes, or by their steps
                 sums[window.index] += vector * weight
                 weights[window.index] += weight
         if not sums:

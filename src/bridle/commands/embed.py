@@ -38,7 +38,7 @@ class Arguments:
             help="mean over all patches; time: over time only, which keeps a vector for each frequency band or place; grid: a "
             "mean for each quarter of the picture. With statistics, the deviation over time is added. grid motion: how much "
             "features change from step to step, 0 for a window of one; parts: in each eighth of the window. grid trajectory: "
-            "that and where features are, in each eighth of the way they go. "
+            "the path of the window's features in 8 pieces of equal length, of each how much they change and where they are. "
             "`bridle evaluate` shows what suits a task."
         ),
     ] = "mean"

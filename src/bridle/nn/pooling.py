@@ -17,9 +17,9 @@ Pooling = Literal[
 ``statistics``: that and the deviation over time; ``grid``: over time and over each cell of a grid of at most 2 x 2 cells of
 height and width; ``grid statistics``: that and the deviation over time, averaged over each cell; ``grid motion``: only how much
 features change from one time step to the next, averaged over time and over each cell; ``grid motion parts``: the same over each
-of 8 equal parts of the time, which keeps what happened when; ``grid trajectory``: the way that features go in time is cut into
-8 pieces of equal length, so that a pause moves nothing, and of each piece and cell is kept how much features change and where
-they are, relative to the mean of all pieces."""
+of 8 equal parts of the time, which keeps what happened when; ``grid trajectory``: the path of the features through time is cut
+into 8 pieces of equal length, so that standing still counts nothing, and of each piece and cell is kept how much features
+change and where they are, relative to the mean of all pieces."""
 
 MOTIONS: tuple[Pooling, ...] = ("grid motion", "grid motion parts", "grid trajectory")
 GRID_CELLS = 2
@@ -92,7 +92,7 @@ class Course(NamedTuple):
     means: Tensor
 
 
-def course(steps: Tensor, grid: PatchGrid) -> Course:
+def course_of(steps: Tensor, grid: PatchGrid) -> Course:
     """The course of one clip's features, (T, height * width, D), by ``grid``, whose time plays no part."""
     steps = steps.float()
     return Course(_cells((steps[1:] - steps[:-1]).abs(), grid), _cells(steps, grid))
@@ -115,7 +115,7 @@ def pool_course(course: Course, pooling: Pooling) -> Tensor:
 def _trajectory(course: Course) -> Tensor:
     """(TIME_PARTS, cells, 2D): mean change of each piece, then its mean position less that of all pieces.
 
-    Means are over the way and not over time: a step counts by the part of the piece's length that it covers. Lengths are mean
+    Means are over the path and not over time: a step counts by the part of the piece's length that it covers. Lengths are mean
     absolute differences, over cells and dimensions. Where nothing changes at all, time takes the place of length.
     """
     changes, means = course
@@ -124,12 +124,12 @@ def _trajectory(course: Course) -> Tensor:
         return values.new_zeros(TIME_PARTS, *values.shape[1:])
     lengths = changes.mean((1, 2))
     lengths = torch.where(lengths.sum() > 0, lengths, torch.ones_like(lengths))
-    ends = lengths.double().cumsum(0)
+    ends = lengths.cpu().double().cumsum(0)  # not every device has float64
     ends = TIME_PARTS * ends / ends[-1]
     starts = torch.nn.functional.pad(ends[:-1], (1, 0))
-    pieces = torch.arange(TIME_PARTS, device=ends.device)[:, None]
+    pieces = torch.arange(TIME_PARTS)[:, None]
     covered = (torch.minimum(ends, pieces + 1) - torch.maximum(starts, pieces)).clamp_min(0)
-    change, position = torch.einsum("pt,tcd->pcd", covered.float(), values).chunk(2, dim=-1)
+    change, position = torch.einsum("pt,tcd->pcd", covered.to(values), values).chunk(2, dim=-1)
     return torch.cat([change, position - position.mean(0)], dim=-1)
 
 
@@ -139,7 +139,7 @@ def pool(features: Tensor, grid: PatchGrid, valid_steps: Tensor, pooling: Poolin
         return pool_moments(time_moments(features, grid, valid_steps), grid, pooling)
     clips = features.reshape(len(features), grid.time, grid.patches_per_step, -1)
     return torch.stack(
-        [pool_course(course(clip[:count], grid), pooling) for clip, count in zip(clips, valid_steps.tolist(), strict=True)]
+        [pool_course(course_of(clip[:count], grid), pooling) for clip, count in zip(clips, valid_steps.tolist(), strict=True)]
     )
 
 
