@@ -1,6 +1,7 @@
 """Layers against naive references, and their invariances."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -161,16 +162,18 @@ def test_motion_is_kept_for_each_eighth_of_the_time() -> None:
     assert not pool(features, PatchGrid(17, 2, 2), torch.tensor([1, 1]), "grid motion parts").any()
 
 
-def _walk(features: Tensor, pieces: int) -> Tensor:
-    """Naive trajectory pooling of one clip (T, cells, D): the way is walked in 20,000 equal small strides."""
-    lengths = (features[1:] - features[:-1]).abs().mean((1, 2)).double()
-    ends = lengths.cumsum(0)
+def _cut(features: Tensor, pieces: int) -> Tensor:
+    """Naive trajectory pooling of one clip (T, cells, D): every piece meets every step."""
+    lengths = [float((after - before).abs().mean()) for before, after in pairwise(features.double())]
     change, position = torch.zeros(2, pieces, *features.shape[1:], dtype=torch.float64)
-    strides = 4000
-    for stride in range(strides):
-        step = int((ends <= (stride + 0.5) / strides * ends[-1]).sum())
-        change[stride * pieces // strides] += (features[step + 1] - features[step]).abs() * pieces / strides
-        position[stride * pieces // strides] += (features[step + 1] + features[step]) / 2 * pieces / strides
+    for piece in range(pieces):
+        start, end = (sum(lengths) * edge / pieces for edge in (piece, piece + 1))
+        gone = 0.0
+        for step, length in enumerate(lengths):
+            share = max(0.0, min(end, gone + length) - max(start, gone)) / (end - start)
+            change[piece] += share * (features[step + 1] - features[step]).abs()
+            position[piece] += share * (features[step + 1] + features[step]) / 2
+            gone += length
     return torch.cat([change, position - position.mean(0)], dim=-1).float()
 
 
@@ -180,8 +183,8 @@ def test_trajectory_is_cut_into_pieces_of_equal_length(steps: int) -> None:
     grid = PatchGrid(steps, 2, 2)
     found = pool(features, grid, torch.tensor([steps]), "grid trajectory")
     assert found.shape == (1, pooled_width(3, grid, "grid trajectory"))
-    expected = _walk(features.reshape(steps, 4, 3), 8)
-    torch.testing.assert_close(found.reshape(8, 4, 6), expected, atol=1e-2, rtol=1e-2)
+    expected = _cut(features.reshape(steps, 4, 3), 8)
+    torch.testing.assert_close(found.reshape(8, 4, 6), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_trajectory_does_not_know_pauses_or_padding() -> None:
