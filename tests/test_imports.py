@@ -17,27 +17,33 @@ NEVER_AT_IMPORT = ("av", "faiss", "matplotlib", "sklearn", "tensorboard", "torch
 # allowed name covers what is below it: "data" allows bridle.data.batch, but "data.batch" does not allow bridle.data.
 BASE = {"errors", "grid", "randomness", "distributed", "config", "files"}
 MODELS = BASE | {"nn", "quantize", "models"}
-TRAINING = MODELS | {"media", "data", "masking", "losses", "optim", "phases", "objectives", "train"}
-RUNS = TRAINING | {"run", "networks", "inference"}
-WORK = RUNS | {"synthetic", "eval", "recipes", "settings", "pretraining", "importing"}
-COMMANDS = WORK | {"commands", "demo", "doctor", "summary", "tables"}
+TRAINING = MODELS | {"media", "data", "masking", "mixing", "losses", "optim", "phases", "objectives", "train"}
+RUNS = TRAINING | {"run", "networks", "windows", "prediction", "inference"}
+WORK = RUNS | {"synthetic", "fetch", "eval", "recipes", "settings", "training", "pretraining", "finetuning", "importing"}
+COMMANDS = WORK | {"commands", "demo", "doctor", "export", "report", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
-    **dict.fromkeys(("media", "nn", "masking", "losses", "optim", "quantize", "phases", "synthetic"), BASE),
-    "data": BASE | {"media"},
+    **dict.fromkeys(("media", "nn", "masking", "mixing", "losses", "optim", "quantize", "phases", "synthetic"), BASE),
+    "data": BASE | {"media", "mixing"},
     "models": BASE | {"nn", "quantize"},
+    "fetch": BASE | {"data"},
     "flops": MODELS,
     "importing": RUNS | {"recipes"},
-    "objectives": MODELS | {"losses", "masking", "data.batch"},
+    "objectives": MODELS | {"losses", "masking", "mixing", "optim", "data.batch"},
     "train": BASE | {"optim", "data.batch", "objectives.base"},
     "run": TRAINING,
     "networks": TRAINING | {"run"},
-    "inference": TRAINING | {"run", "networks"},
+    "windows": BASE,
+    "prediction": TRAINING,
+    "inference": TRAINING | {"run", "networks", "windows", "prediction"},
     "eval": RUNS,
+    "adapters": RUNS,
     "recipes": RUNS,
     "settings": RUNS,
-    "pretraining": RUNS | {"settings"},
-    **dict.fromkeys(("commands", "demo", "doctor", "summary", "tables"), COMMANDS),
+    "training": RUNS,
+    "pretraining": RUNS | {"settings", "training"},
+    "finetuning": RUNS | {"settings", "training", "eval"},
+    **dict.fromkeys(("commands", "demo", "doctor", "export", "report", "summary", "tables"), COMMANDS),
     "cli": COMMANDS | {"__init__"},
     "__main__": {"cli"},
     "__init__": WORK,

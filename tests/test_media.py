@@ -23,10 +23,12 @@ from bridle.errors import BridleError, ConfigError, DataError
 from bridle.eval.features import POOLINGS, collect_features
 from bridle.inference import load
 from bridle.nn.pooling import MOTIONS, Pooling, pooled_width
-from bridle.pretraining import Outcome, Silent, pretrain
+from bridle.pretraining import pretrain
 from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder, clip_grid
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
+from bridle.train.reporter import Silent
+from bridle.training import Outcome
 
 CPU = torch.device("cpu")
 PHASES = "cold:3steps, tokenizer:3steps, encoder:3steps, joint:3steps, patches:2steps"

@@ -23,10 +23,13 @@ from bridle.config import to_yaml
 from bridle.errors import ConfigError, DataError, QuantizerError, RunError
 from bridle.inference import load
 from bridle.networks import Networks
-from bridle.pretraining import Outcome, Silent, pretrain
+from bridle.pretraining import pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig, RunFolder
-from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_weights
+from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
+from bridle.train.reporter import Silent
+from bridle.train.weights import read_weights
+from bridle.training import Outcome
 
 PHASES = "cold:4steps, tokenizer:4steps, encoder:4steps, joint:4steps"
 

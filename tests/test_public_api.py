@@ -38,7 +38,7 @@ def test_pretrain_is_the_function_also_after_its_module_was_imported():
     assert isinstance(module, types.ModuleType)
     assert bridle.pretrain is module.pretrain
     code = (
-        "import bridle; from bridle.pretraining import Outcome; from bridle import pretrain; print(pretrain, bridle.pretrain)"
+        "import bridle; from bridle.training import Outcome; from bridle import pretrain; print(pretrain, bridle.pretrain)"
     )
     assert python(code).count("<function pretrain") == 2
 

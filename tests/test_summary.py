@@ -10,11 +10,12 @@ import torch
 from bridle.config import from_dict, to_dict
 from bridle.errors import RunError
 from bridle.inference import load
-from bridle.pretraining import Silent, pretrain
+from bridle.pretraining import pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.summary import LevelHealth, resume_command, summarise
 from bridle.train.metrics import read_metrics
+from bridle.train.reporter import Silent
 
 
 @pytest.fixture

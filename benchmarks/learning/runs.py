@@ -22,9 +22,10 @@ from bridle.eval.features import collect_features
 from bridle.eval.intervals import student_half_width
 from bridle.eval.protocol import FeatureSet, ProbeResult, evaluate, knn_probe, linear_probe
 from bridle.inference import Model, load
-from bridle.pretraining import Silent, pretrain
+from bridle.pretraining import pretrain
 from bridle.run import RunConfig
 from bridle.train.loop import Precision
+from bridle.train.reporter import Silent
 
 
 @dataclass(frozen=True)

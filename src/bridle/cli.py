@@ -18,6 +18,11 @@ COMMANDS = {
     "tokenize": "write the discrete codes of every file as parquet",
     "embed": "write an embedding of every file as parquet",
     "evaluate": "kNN and linear probe of a run beside its baselines, on labelled files",
+    "export": "a run for transformers, ONNX runtimes or timm, checked number by number",
+    "fetch": "download a published set: checked, resumed, unpacked; or say how to get it",
+    "report": "one page of a run: curves, codebooks, what codes mean, map, probes",
+    "finetune": "train a run's encoder with labels: a classifier of your own classes",
+    "predict": "the classes of every file by a fine-tuned run, as CSV or parquet",
     "demo": "the whole way on a small set of sounds, pictures or films, in minutes",
 }
 

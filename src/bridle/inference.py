@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,59 +18,22 @@ from bridle.data.manifest import Entry
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, DecodeError, RunError
 from bridle.grid import PatchGrid
+from bridle.models.classifier import Classifier
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.networks import Networks, model_fingerprint, read_networks
 from bridle.nn.pooling import MOTIONS, TIME_PARTS, Pooling, check_pooling, num_cells, pool
 from bridle.nn.positions import AXES
 from bridle.objectives.view import whole_view
+from bridle.prediction import Prediction, to_probabilities
 from bridle.run import RunConfig, RunFolder
 from bridle.train.loop import Precision, resolve_precision
+from bridle.windows import Codes, Encoded, Window, WindowMeans
+
+__all__ = ["Codes", "Encoded", "Item", "Model", "Prediction", "Window", "load", "random_model"]
 
 Item = Any
 """A file (path), or what the model's medium has in memory: a waveform (S,) mono at its sample rate, in [-1, 1]; a PIL image or
 pixels (C, H, W); frames (T, C, H, W) one step of the model's clips apart. Pixels are uint8, or floats in [0, 1]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codes:
-    """Codes of one clip: ``codes`` (N, R) int64 in the order of ``grid``, which has N patches."""
-
-    codes: Tensor
-    grid: PatchGrid
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One window of a file and where it starts.
-
-    Attributes:
-        index: row of the entry it belongs to.
-        start_seconds: where it starts in the file.
-        inputs: (C, T, H, W) as the loader gives it.
-        aspect: width over height of the picture it was made from.
-    """
-
-    index: int
-    start_seconds: float
-    inputs: Tensor
-    aspect: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """What the encoder makes of a batch of windows.
-
-    Attributes:
-        windows: B of them.
-        layers: (B, N, D) features of each layer that was asked for.
-        grid: N patches; those past a window's end mean nothing.
-        steps: (B,) valid time steps of each window, on the CPU.
-    """
-
-    windows: list[Window]
-    layers: tuple[Tensor, ...]
-    grid: PatchGrid
-    steps: Tensor
 
 
 class Model:
@@ -89,11 +52,15 @@ class Model:
         self.networks = networks.to(device).eval().requires_grad_(False)
         self.device = device
         self.loader = build_loader(config.clips)
-        self.fingerprint = model_fingerprint(config, networks.state_dict())
 
     def __repr__(self) -> str:
         kind, encoder = self.config.medium.name, self.config.encoder
         return f"<{kind} model {self.fingerprint}: width {encoder.width}, depth {encoder.depth}, on {self.device}>"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any weight or setting that changes what the model gives."""
+        return model_fingerprint(self.config, self.networks.state_dict())
 
     @property
     def width(self) -> int:
@@ -197,27 +164,63 @@ class Model:
             ConfigError: there is no such layer or pooling.
         """
         check_pooling(pooling, self.config.medium.timed)
-        if isinstance(items, str | Path):
-            raise DataError(f"the items are one path, {str(items)!r}; give a list of them, or use embed")
-        windows = (
-            Window(index, clip.start_seconds, clip.inputs, clip.aspect)
-            for index, item in enumerate(items)
-            for clip in self._clips(item)
-        )
-        sums: list[Tensor] = []
-        weights: list[float] = []
+        windows = self._windows_of(items)
+        means = WindowMeans()
         for encoded in self.encode(windows, layers=(self.depth if layer is None else layer,)):
-            vectors = pool(encoded.layers[0], encoded.grid, encoded.steps, pooling).cpu()
-            for window, vector, steps in zip(encoded.windows, vectors, encoded.steps.tolist(), strict=True):
-                if window.index == len(sums):
-                    sums.append(torch.zeros_like(vector))
-                    weights.append(0.0)
-                weight = steps - 1 if pooling in MOTIONS else steps  # windows count by their changes, or by their steps
-                sums[window.index] += vector * weight
-                weights[window.index] += weight
-        if not sums:
-            raise DataError("there is nothing to embed; give at least 1 item")
-        return torch.stack(sums) / torch.tensor(weights).clamp(min=1)[:, None]
+            vectors = pool(encoded.layers[0], encoded.grid, encoded.steps, pooling)
+            counted = encoded.steps - 1 if pooling in MOTIONS else encoded.steps  # by their changes, or by their steps
+            means.add(encoded.windows, vectors, counted.tolist())
+        return means.stacked()
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier of a fine-tuned run.
+
+        Raises:
+            RunError: the run is not fine-tuned.
+        """
+        if self.networks.classifier is None:
+            raise RunError("this run has no classifier; bridle finetune makes a run that predicts classes")
+        return self.networks.classifier
+
+    def predict(self, item: Item) -> Prediction:
+        """The classes of a sound, picture or film; a long one's are the mean over its windows.
+
+        Args:
+            item: as for :meth:`features`.
+
+        Raises:
+            RunError: the run is not fine-tuned.
+            DecodeError: the file cannot be read.
+            DataError: what is in memory is nothing that the model's medium knows, empty or not finite.
+        """
+        return self.predict_all([item])[0]
+
+    def predict_all(self, items: Iterable[Item]) -> list[Prediction]:
+        """Like :meth:`predict`, for many items, computed in batches.
+
+        Raises:
+            DataError: as for :meth:`predict`; or there is no item.
+        """
+        chances = self.probabilities(self._windows_of(items)).stacked()
+        finetune = self.config.finetune
+        assert finetune is not None
+        return [Prediction(finetune.classes, row, finetune.multi_label) for row in chances]
+
+    @torch.inference_mode()
+    def probabilities(self, windows: Iterable[Window], batch_size: int = 16) -> WindowMeans:
+        """Probabilities (C,) of each file, averaged over its windows by their length.
+
+        Raises:
+            RunError: the run is not fine-tuned.
+        """
+        classifier, finetune, means = self.classifier, self.config.finetune, WindowMeans()
+        assert finetune is not None
+        for encoded in self.encode(windows, batch_size):
+            with self.autocast():
+                logits = classifier(encoded.layers[0], encoded.grid, encoded.steps)
+            means.add(encoded.windows, to_probabilities(logits, finetune), encoded.steps.tolist())
+        return means
 
     def tokenize(self, item: Item) -> Codes:
         """Codes of every patch; windows as for :meth:`features`.
@@ -287,6 +290,13 @@ class Model:
         """The windows one after the other, so that a long file is never in memory as a whole."""
         for clip in self._clips(item):
             yield Window(0, clip.start_seconds, clip.inputs, clip.aspect)
+
+    def _windows_of(self, items: Iterable[Item]) -> Iterator[Window]:
+        if isinstance(items, str | Path):
+            raise DataError(f"the items are one path, {str(items)!r}; give a list of them")
+        for index, item in enumerate(items):
+            for clip in self._clips(item):
+                yield Window(index, clip.start_seconds, clip.inputs, clip.aspect)
 
     def _clips(self, item: Item) -> Iterator[LoadedClip]:
         if isinstance(item, str | Path):

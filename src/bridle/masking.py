@@ -16,6 +16,8 @@ from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
 from bridle.randomness import counter_uniform
 
+_ROWS_STREAM = -6
+
 
 @dataclass(frozen=True)
 class MaskConfig:
@@ -170,3 +172,27 @@ def _first_block(
     in_block = in_time[..., None, None] & place[:, :, None] & (number < own_count)[..., None, None, None]
     first = torch.where(in_block, number[:, None, None, None], count).amin(1)
     return first.flatten(1), count
+
+
+def drop_rows(grid: PatchGrid, valid_steps: Tensor, seeds: Tensor, ratios: tuple[float, float, float]) -> Subset:
+    """What is left of clips without some whole rows of patches (2-D masking of AudioMAE's fine-tuning, arXiv 2207.06405).
+
+    Args:
+        grid: the grid of the padded batch, N patches.
+        valid_steps: (B,) int64 valid time steps per clip, on the CPU.
+        seeds: (B,) int64 seed per clip, on the CPU.
+        ratios: shares of the (time, height, width) rows that are left out; at least one row of each axis stays.
+
+    Returns:
+        Indices of one static count, on the CPU, ascending within a clip.
+    """
+    sizes = (valid_steps, torch.full_like(valid_steps, grid.height), torch.full_like(valid_steps, grid.width))
+    kept = []
+    for axis, (size, whole, ratio) in enumerate(zip(sizes, grid.shape, ratios, strict=True)):
+        count = (size * (1 - ratio)).round().long().clamp(min=1)
+        noise = counter_uniform(seeds, whole, stream=_ROWS_STREAM - axis)
+        noise = torch.where(torch.arange(whole) < size[:, None], noise, torch.inf)
+        kept.append(noise.argsort(1).argsort(1) < count[:, None])
+    time, height, width = kept
+    stays = (time[:, :, None, None] & height[:, None, :, None] & width[:, None, None, :]).flatten(1)
+    return _ragged((~stays).long().argsort(dim=1, stable=True), stays.sum(1))

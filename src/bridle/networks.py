@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bridle.config import fingerprint
 from bridle.data.loaders import content_settings
 from bridle.errors import RunError
+from bridle.models.classifier import Classifier
 from bridle.models.encoder import Encoder
 from bridle.models.predictor import CodeHead, PatchHead, Predictor
 from bridle.models.tokenizer import Estimator, RandomTokenizer, Tokenizer
@@ -21,8 +22,8 @@ from bridle.objectives.masked import MaskedCodes, MaskedPatches
 from bridle.objectives.tokenizer import Joint, TokenizerDistillation
 from bridle.phases import Phase
 from bridle.randomness import derive_seed
-from bridle.run import RunConfig, RunFolder
-from bridle.train.checkpoint import read_weights
+from bridle.run import RunConfig, RunFolder, clip_grid
+from bridle.train.weights import read_weights
 
 LATER_NETWORKS = frozenset({"head", "patch_head", "cold", "tokenizer", "estimator"})
 """Networks that a run's weights may not hold yet: phases that need them can be added to it."""
@@ -32,7 +33,7 @@ class Networks(nn.Module):
     """The networks that a run's phases need, under the names they have in ``model.safetensors``.
 
     ``tokenizer`` and ``estimator`` exist when a phase trains them, ``cold`` when a phase starts cold, ``patch_head``
-    for regression.
+    for regression. A fine-tuned run has ``encoder`` and ``classifier`` alone.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -41,12 +42,18 @@ class Networks(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, "networks"))
             self.encoder = Encoder(config.encoder)
-            self.predictor = Predictor(config.predictor, config.encoder.width, config.encoder.axes)
+            self.predictor: Predictor | None = None
             self.head: CodeHead | None = None
             self.patch_head: PatchHead | None = None
             self.cold: RandomTokenizer | None = None
             self.tokenizer: Tokenizer | None = None
             self.estimator: Estimator | None = None
+            self.classifier: Classifier | None = None
+            if config.finetune is not None:
+                grid, classes = clip_grid(config), len(config.finetune.classes)
+                self.classifier = Classifier(config.finetune.pooling, config.encoder.width, grid, classes)
+                return
+            self.predictor = Predictor(config.predictor, config.encoder.width, config.encoder.axes)
             if kinds != {"patches"}:
                 self.head = CodeHead(config.predictor.width, config.quantizer.num_codebooks, config.quantizer.codebook_size)
             if "patches" in kinds:
@@ -71,17 +78,17 @@ class Networks(nn.Module):
 
 
 def read_networks(folder: RunFolder, config: RunConfig) -> Networks:
-    """The networks with the run's newest weights, in eval mode.
+    """The networks with the weights that stand for the run, the newest or the chosen ones, in eval mode.
 
     Raises:
         RunError: there are no weights yet, or they do not fit the configuration.
     """
     if not folder.weights.is_file():
         raise RunError(f"{folder.path} holds no model.safetensors: no checkpoint was written yet; run pretrain with --resume")
-    weights, _ = read_weights(folder.weights)
+    weights, _ = read_weights(folder.best_weights)
     networks = Networks(config)
     held = {name.split(".")[0] for name in weights}
-    load_weights(networks, weights, folder.weights, LATER_NETWORKS - held)
+    load_weights(networks, weights, folder.best_weights, LATER_NETWORKS - held)
     return networks.eval().requires_grad_(False)
 
 
@@ -115,6 +122,8 @@ def model_fingerprint(config: RunConfig, weights: dict[str, Tensor]) -> str:
     digest.update(json.dumps(content_settings(config.clips), sort_keys=True).encode())
     for part in (config.encoder, config.quantizer, config.cold_start):
         digest.update(fingerprint(part).encode())
+    if config.finetune is not None:
+        digest.update(json.dumps([config.finetune.pooling, config.finetune.classes]).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -127,6 +136,7 @@ def build_objective(phase: Phase, networks: Networks, config: RunConfig) -> Obje
     networks.requires_grad_(True)
     networks.zero_grad(set_to_none=True)
     encoder, predictor, masks = networks.encoder, networks.predictor, config.masks
+    assert predictor is not None
     if phase.kind == "patches":
         assert networks.patch_head is not None
         return MaskedPatches(encoder, predictor, networks.patch_head, masks)

@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 
 from bridle.errors import ConfigError
 
-PhaseKind = Literal["cold", "encoder", "tokenizer", "joint", "patches"]
+PhaseKind = Literal["cold", "encoder", "tokenizer", "joint", "patches", "supervised"]
 _LABELS = {"cold": "random tokenizer", "encoder": "tokenizer", "joint": "tokenizer", "patches": "patches"}
 _ITEM = re.compile(r"([a-z]+):([0-9]+(?:\.[0-9]+)?)(epochs|steps)?(?: +lr=([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?))?")
 
@@ -21,7 +21,8 @@ class Phase:
 
     Attributes:
         kind: ``cold``: encoder on the codes of a random tokenizer; ``tokenizer``: tokenizer on the encoder's features;
-            ``encoder``: encoder on the tokenizer's codes; ``joint``: both at once; ``patches``: masked-patch regression.
+            ``encoder``: encoder on the tokenizer's codes; ``joint``: both at once; ``patches``: masked-patch regression;
+            ``supervised``: encoder and classifier on labels, of fine-tuned runs only.
         length: how long.
         unit: ``epochs`` or ``steps``.
         lr: peak learning rate of this phase; None for its optimiser's.

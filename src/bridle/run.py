@@ -11,7 +11,7 @@ import torch
 import tyro.conf
 import yaml
 
-from bridle.config import load_yaml, to_yaml
+from bridle.config import LATER, load_yaml, to_yaml
 from bridle.data.audio import AudioConfig
 from bridle.data.batch import valid_steps
 from bridle.data.image import ImageConfig
@@ -25,6 +25,7 @@ from bridle.masking import MaskConfig
 from bridle.models.encoder import EncoderConfig
 from bridle.models.predictor import PredictorConfig
 from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig, check_cold_start
+from bridle.objectives.supervised import FinetuneConfig
 from bridle.optim.groups import OptimConfig
 from bridle.phases import Phase, parse_phases
 from bridle.quantize import QuantizerConfig
@@ -60,6 +61,7 @@ class RunConfig:
         encoder_optim: optimiser of cold, encoder, joint and patches phases.
         tokenizer_optim: optimiser of tokenizer phases.
         train: batch size, precision, periods.
+        finetune: how the encoder learns classes; None for a pretrained run.
         format_version: of the run folder.
 
     Raises:
@@ -86,12 +88,18 @@ class RunConfig:
     encoder_optim: OptimConfig = field(default_factory=OptimConfig)
     tokenizer_optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4))
     train: TrainConfig = field(default_factory=TrainConfig)
+    finetune: Annotated[FinetuneConfig | None, tyro.conf.Suppress] = field(default=None, metadata=LATER)
     format_version: Annotated[int, tyro.conf.Suppress] = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(f"format_version={self.format_version} is not a setting; this bridle writes {FORMAT_VERSION}")
-        parse_phases(self.phases)
+        supervised = [phase.kind == "supervised" for phase in parse_phases(self.phases)]
+        if any(each != (self.finetune is not None) for each in supervised):
+            raise ConfigError(
+                f"phases {self.phases!r}: a fine-tuned run has a supervised phase alone, and others have none; "
+                "bridle finetune makes it"
+            )
         given = [name for name in MEDIA if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigError(
@@ -176,6 +184,16 @@ class RunFolder:
     def weights(self) -> Path:
         """The newest consolidated weights."""
         return self.path / "model.safetensors"
+
+    @property
+    def chosen(self) -> Path:
+        """The weights that the validation clips of a fine-tuned run chose; none without such clips."""
+        return self.path / "chosen.safetensors"
+
+    @property
+    def best_weights(self) -> Path:
+        """The chosen weights where there are any, else the newest."""
+        return self.chosen if self.chosen.is_file() else self.weights
 
     @property
     def quarantine(self) -> Path:

@@ -16,9 +16,10 @@ from reference.state_dicts import HEADS, beats, eat, mae, naive_beats, sine_tabl
 import bridle
 from bridle import cli
 from bridle.errors import ConfigError, RunError
-from bridle.pretraining import Silent, pretrain
+from bridle.pretraining import pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig
+from bridle.train.reporter import Silent
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install 'bridle[transformers]')")
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bridle.errors import ConfigError, RunError
-from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_state, read_weights, save_checkpoint
+from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_state, save_checkpoint
+from bridle.train.weights import read_weights
 
 
 def save(run: Path, step: int, value: float | None = None, **options):

@@ -22,7 +22,8 @@ import json, os, shutil, signal, sys
 from pathlib import Path
 import torch
 from bridle.train import checkpoint as module
-from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, read_weights, save_checkpoint
+from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from bridle.train.weights import read_weights
 
 KEEP, *STEPS = map(int, sys.argv[2].split())
 WRITES = {"open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree"}

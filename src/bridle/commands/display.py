@@ -129,8 +129,16 @@ class ProgressReporter:
             self._next_line = time.monotonic() + self._every
 
 
+_MEASURED = (
+    ("validation/accuracy", "validation accuracy"),
+    ("validation/mean_average_precision", "validation mAP"),
+    ("probe/knn", "probe kNN"),
+    ("probe/linear", "probe linear"),
+)
+
+
 def describe(values: dict[str, float]) -> str:
-    """The few values worth a glance: the losses' mean over levels, accuracy of level 0, codes in use per level."""
+    """The few values worth a glance: the losses' mean over levels, accuracy (of level 0), codes in use per level, probes."""
 
     def mean(prefix: str) -> float | None:
         found = [value for name, value in values.items() if name.startswith(prefix)]
@@ -140,14 +148,16 @@ def describe(values: dict[str, float]) -> str:
     for prefix, label in (
         ("code/", "loss"),
         ("patch", "loss"),
+        ("class", "loss"),
         ("feature", "feature loss"),
         ("commitment", "commitment"),
     ):
         value = mean(prefix)
         if value is not None:
             parts.append(f"{label} {value:.3f}")
-    if "accuracy/0" in values:
-        parts.append(f"accuracy {100 * values['accuracy/0']:.1f}%")
+    for name, label in (("accuracy/0", "accuracy"), ("accuracy", "accuracy"), *_MEASURED):
+        if name in values:
+            parts.append(f"{label} {100 * values[name]:.1f}%")
     in_use = [f"{100 * value:.0f}" for name, value in values.items() if name.startswith("in_use/")]
     if in_use:
         parts.append(f"codes in use {' '.join(in_use)} %")

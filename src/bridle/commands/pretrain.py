@@ -16,9 +16,10 @@ import tyro
 from bridle.commands.display import ProgressReporter, console
 from bridle.distributed import process_group, rank
 from bridle.errors import ConfigError
-from bridle.pretraining import Outcome, pretrain
+from bridle.pretraining import pretrain
 from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder
+from bridle.training import Outcome
 
 _USAGE = """usage: bridle pretrain RECIPE --data DATA [DATA ...] --out RUN [--resume] [--any.setting VALUE ...]
 

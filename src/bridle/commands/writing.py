@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from bridle.commands.display import console, progress
 from bridle.data.manifest import Manifest, read_manifest
+from bridle.data.quarantine import BadFile
 from bridle.inference import Model, load
 from bridle.tables import QUARANTINE_NAME, Progress, Written
 
@@ -37,7 +38,7 @@ def write_tables(run: Path, data: Sequence[str], out: Path, device: str, write: 
         written = write(model, manifest, out, lambda done: bar.update(task, completed=done))
     if written.num_kept_parts:
         console().print(f"parts of an earlier call that were kept: {written.num_kept_parts}")
-    _say_bad(written, out)
+    say_bad(written.bad, f", listed in {out / QUARANTINE_NAME}")
     parts = "1 part" if written.num_parts == 1 else f"{written.num_parts} parts"
     console().print(f"[bold green]done[/] {written.num_rows} rows in {parts}: {escape(str(out))}", soft_wrap=True)
     console().print(
@@ -46,13 +47,12 @@ def write_tables(run: Path, data: Sequence[str], out: Path, device: str, write: 
     return 0
 
 
-def _say_bad(written: Written, out: Path) -> None:
-    if not written.bad:
+def say_bad(bad: Sequence[BadFile], where: str) -> None:
+    """Print how many files cannot be read, ``where`` they are listed, and the first of them."""
+    if not bad:
         return
-    console().print(
-        f"[yellow]unreadable files: {len(written.bad)}[/], listed in {escape(str(out / QUARANTINE_NAME))}", soft_wrap=True
-    )
-    for file in written.bad[:SHOWN_FILES]:
+    console().print(f"[yellow]unreadable files: {len(bad)}[/]{escape(where)}", soft_wrap=True)
+    for file in bad[:SHOWN_FILES]:
         console().print(f"  {file.key}: {file.reason}", markup=False, soft_wrap=True)
-    if len(written.bad) > SHOWN_FILES:
-        console().print(f"  and {len(written.bad) - SHOWN_FILES} more")
+    if len(bad) > SHOWN_FILES:
+        console().print(f"  and {len(bad) - SHOWN_FILES} more")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bridle.config import LATER
 from bridle.data.batch import Batch
 from bridle.data.cache import ClipCache
 from bridle.data.dataset import LoadedClip, one_thread
@@ -17,7 +18,7 @@ from bridle.data.manifest import Entry
 from bridle.data.medium import AUDIO, Medium
 from bridle.errors import ConfigError, DataError
 from bridle.media.audio import decode_audio, probe_audio
-from bridle.media.augment import circular_shift, crop_start, gain
+from bridle.media.augment import circular_shift, crop_start, gain, mask_bands
 from bridle.media.fbank import Fbank, FbankConfig, num_frames
 
 # A last window of fewer frames would be less than half of a usual patch of 16, hardly anything to encode.
@@ -35,6 +36,8 @@ class AudioConfig:
         std: of the log-mel values; clips are divided by twice this. None like ``mean``.
         shift: augment by a circular shift along time.
         gain: augment by a random gain.
+        mask_frames: most frames of a band in time that is set to the mean in training (SpecAugment); 0 for none.
+        mask_mels: most mel bands of a band in frequency, likewise.
         cache_gigabytes: memory for decoded short files, over all workers of a process; 0 for none.
         max_decode_seconds: time that decoding one clip may take; a file that takes longer counts as unreadable.
     """
@@ -45,6 +48,8 @@ class AudioConfig:
     std: float | None = None
     shift: bool = True
     gain: bool = True
+    mask_frames: int = field(default=0, metadata=LATER)
+    mask_mels: int = field(default=0, metadata=LATER)
     cache_gigabytes: float = 1.0
     max_decode_seconds: float = 60.0
 
@@ -55,6 +60,8 @@ class AudioConfig:
             raise ConfigError(f"mean is {self.mean} and std is {self.std}; set both, or neither to have them estimated")
         if self.std is not None and not 0 < self.std < math.inf:
             raise ConfigError(f"std is {self.std}; it must be above 0")
+        if min(self.mask_frames, self.mask_mels) < 0:
+            raise ConfigError(f"mask_frames={self.mask_frames} and mask_mels={self.mask_mels} must be at least 0")
         if self.cache_gigabytes < 0:
             raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
         if not self.max_decode_seconds > 0:
@@ -131,6 +138,25 @@ class AudioLoader:
             fbank = gain(fbank, generator)
         return self._clip(fbank, start * self._hop)
 
+    @one_thread()
+    def load_mixture(self, entry: Entry, other: Entry, weight: float, generator: torch.Generator) -> LoadedClip:
+        """Like :meth:`load`, of ``weight`` times one sound plus the rest of another, each without its mean (arXiv 2104.01778).
+
+        The other sound is cut, or padded with silence, to the length of the first. Neither is kept in memory.
+
+        Raises:
+            DecodeError: a file cannot be read.
+            OSError: the tar it lies in cannot be opened.
+        """
+        first, second = (self._random_crop(each, generator) for each in (entry, other))
+        second = torch.nn.functional.pad(second[: len(first)], (0, max(0, len(first) - len(second))))
+        fbank = self._fbank_of(weight * first + (1 - weight) * second, generator)
+        if self.config.shift:
+            fbank = circular_shift(fbank, generator)
+        if self.config.gain:
+            fbank = gain(fbank, generator)
+        return self._clip(fbank, 0)
+
     def windows(self, entry: Entry) -> Iterator[LoadedClip]:
         """The whole file in windows of ``crop_seconds`` that start at multiples of it (to the hop), not augmented.
 
@@ -163,8 +189,11 @@ class AudioLoader:
             yield self._clip(self._fbank_of(waveform[start : start + self._crop_samples]), start)
 
     def finish(self, batch: Batch, augment: bool) -> Batch:
-        """The batch as it is: crops of sound are finished when they are loaded."""
-        return batch
+        """The batch, with masked bands when ``augment`` and the settings say so; all else is done when a crop is loaded."""
+        frames, mels = self.config.mask_frames, self.config.mask_mels
+        if not augment or not frames + mels:
+            return batch
+        return replace(batch, inputs=mask_bands(batch.inputs, batch.lengths, batch.seeds, frames, mels))
 
     def baseline(self, clip: Tensor) -> Tensor:
         """Log-mel frames (T, F)."""
@@ -182,6 +211,10 @@ class AudioLoader:
 
     def _log_mel(self, entry: Entry, start: int, generator: torch.Generator | None = None) -> Tensor:
         """(T, F) from sample ``start`` on, at most a crop long, at least one frame."""
+        return self._fbank_of(self._samples(entry, start), generator)
+
+    def _samples(self, entry: Entry, start: int) -> Tensor:
+        """(S,) from sample ``start`` on, at most a crop long."""
         rate = self.config.fbank.sample_rate
         with entry.opened() as source:
             clip = decode_audio(
@@ -192,7 +225,12 @@ class AudioLoader:
                 max_decode_seconds=self.config.max_decode_seconds,
                 key=entry.key,
             )
-        return self._fbank_of(clip.samples, generator)
+        return clip.samples
+
+    def _random_crop(self, entry: Entry, generator: torch.Generator) -> Tensor:
+        """(S,) of a crop at random, without its mean."""
+        samples = self._samples(entry, crop_start(self._frames(entry), self.crop_frames, generator) * self._hop)
+        return samples - samples.mean()
 
     @one_thread()
     def _fbank_of(self, samples: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -39,7 +39,7 @@ class Batch:
     Attributes:
         inputs: (B, C, T, H, W); T is a multiple of the patch's length. Float32 and normalised once its
             loader has finished it; padding counts nowhere.
-        lengths: (B,) int64 on the CPU, valid frames, at most T.
+        lengths: (B,) int64 on the CPU, valid frames, none behind the last valid time step of patches.
         seeds: (B,) int64 on the CPU, see :class:`Sample`.
         indices: (B,) int64 on the CPU, rows of the manifest.
         aspects: (B,) float32 on the CPU, width over height of the pictures that clips were made from.
@@ -120,7 +120,8 @@ def collate(
         raise DataError(f"clips of one batch differ in (channels, height, width): {sorted(map(str, shapes))}; use one loader")
     channels, height, width = next(iter(shapes), frame_shape or ())
     lengths = torch.tensor([clip.length for clip in clips], dtype=torch.int64)
-    frames = patch[0] * (int(valid_steps(lengths, patch[0]).max()) if clips else 1)
+    reach = patch[0] * valid_steps(lengths, patch[0])  # what lies behind belongs to no patch, whatever else is in the batch
+    frames = int(reach.max()) if clips else patch[0]
     dtype = clips[0].inputs.dtype if clips else dtype
     inputs = torch.zeros(len(clips), channels, frames, height, width, dtype=dtype)
     for row, clip in zip(inputs, clips, strict=True):
@@ -128,7 +129,7 @@ def collate(
         row[:, :kept] = clip.inputs[:, :kept]
     return Batch(
         inputs=inputs,
-        lengths=lengths.clamp(max=frames),
+        lengths=torch.minimum(lengths, reach),
         seeds=torch.tensor([clip.seed for clip in clips], dtype=torch.int64),
         indices=torch.tensor([clip.index for clip in clips], dtype=torch.int64),
         aspects=torch.tensor([clip.aspect for clip in clips], dtype=torch.float32),

@@ -112,15 +112,23 @@ class ClipDataset(Dataset[Sample | BadFile]):
         return [self.loader.length(entry) for entry in self.manifest.entries]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | BadFile:
-        """The clip of ``(epoch, row)``, a pure function of both and the seed; a BadFile if it cannot be read."""
-        epoch, index = key
+        """The clip of ``(epoch, row)``, a pure function of both and the seed; a BadFile if it cannot be read.
+
+        A row number beyond the last stands for another draw of a row, see :class:`~bridle.data.sampler.WeightedOrder`.
+        """
+        epoch, draw = key
+        index = draw % len(self)
         entry = self.manifest.entries[index]
-        seed = derive_seed(self.seed, "sample", epoch, index)
+        seed = derive_seed(self.seed, "sample", epoch, draw)
         try:
-            clip = self.loader.load(entry, torch.Generator().manual_seed(seed))
+            clip = self.load(entry, seed)
         except (DecodeError, OSError) as error:
             return BadFile.of(entry, error)
         return Sample(clip.inputs, clip.inputs.shape[1], seed, index, clip.aspect)
+
+    def load(self, entry: Entry, seed: int) -> LoadedClip:
+        """A training clip; DecodeError or OSError when the file cannot be read."""
+        return self.loader.load(entry, torch.Generator().manual_seed(seed))
 
 
 def batch_loader(

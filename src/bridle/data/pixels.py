@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bridle.config import LATER
 from bridle.data.batch import Batch
 from bridle.errors import ConfigError, DataError
 from bridle.media.pixels import crop_and_resize, draw_crops, draw_flips, normalise, to_unit
+from bridle.media.rand_augment import erase, rand_augment
 
 _ROUNDING = 1e-3  # by which floats may leave [0, 1], as after resizing
 BASELINE_SIZE = 32
@@ -33,6 +35,8 @@ class PixelConfig:
             square picture is not cropped.
         ratio: least and largest width over height of a training crop.
         flip: turn half of the training crops over, left to right.
+        rand_augment: magnitude of RandAugment in training, 0 to 10; 0 for none.
+        erase: share of the training clips in which a box is set to the mean.
         cache_gigabytes: memory for decoded files, over all workers of a process; 0 for none.
         max_pixels: most pixels of a picture; a larger one counts as unreadable.
         max_decode_seconds: time that decoding one clip may take; a file that takes longer counts as unreadable.
@@ -49,6 +53,8 @@ class PixelConfig:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
+    rand_augment: float = field(default=0.0, metadata=LATER)
+    erase: float = field(default=0.0, metadata=LATER)
     cache_gigabytes: float = 1.0
     max_pixels: int = 200_000_000
     max_decode_seconds: float = 60.0
@@ -65,6 +71,8 @@ class PixelConfig:
             raise ConfigError(f"scale={self.scale} must rise within 0 and 1, 0 excluded")
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise ConfigError(f"ratio={self.ratio} must rise and be above 0")
+        if not (0 <= self.rand_augment <= 10 and 0 <= self.erase <= 1):
+            raise ConfigError(f"rand_augment={self.rand_augment} must lie between 0 and 10, erase={self.erase} between 0 and 1")
         if (self.mean is None) != (self.std is None):
             raise ConfigError(f"mean is {self.mean} and std is {self.std}; set both, or neither to have them estimated")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -98,9 +106,14 @@ def finish_pixels(batch: Batch, config: PixelConfig, augment: bool) -> Batch:
         crops = draw_crops(batch.aspects, batch.seeds, config.scale, config.ratio)
         flips = draw_flips(batch.seeds) if config.flip else torch.zeros(len(batch), dtype=torch.bool)
         values = crop_and_resize(pixels, crops, flips, config.size)
+        if config.rand_augment:
+            values = rand_augment(values, batch.seeds, config.rand_augment)
     else:
         values = to_unit(pixels)
-    return dataclasses.replace(batch, inputs=normalise(values, config.mean, config.std))
+    values = normalise(values, config.mean, config.std)
+    if augment and config.erase:
+        values = erase(values, batch.seeds, config.erase)
+    return dataclasses.replace(batch, inputs=values)
 
 
 def pixel_baseline(pixels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from bridle.data.batch import valid_steps
 from bridle.errors import ConfigError, DataError
-from bridle.randomness import permutation
+from bridle.randomness import counter_uniform, derive_seed, permutation
 
 MAX_CLASS_PADDING = 0.1
 
@@ -66,8 +67,8 @@ class EpochOrder:
         tops = torch.tensor(_class_tops(crop_steps))
         # Class 0 holds the longest clips.
         self._class = len(tops) - 1 - torch.searchsorted(tops, self._steps)
-        capacities = [min(max_clips, batch_size * crop_steps // top) for top in tops.flip(0).tolist()]
-        self._cuts = _cut(torch.bincount(self._class, minlength=len(tops)).tolist(), capacities)
+        self._capacities = [min(max_clips, batch_size * crop_steps // top) for top in tops.flip(0).tolist()]
+        self._cuts = _cut(torch.bincount(self._class, minlength=len(tops)).tolist(), self._capacities)
 
     @property
     def num_clips(self) -> int:
@@ -98,8 +99,60 @@ class EpochOrder:
         return 1.0 - int(steps.sum()) / int((longest * bounds.diff()).sum())
 
     def _clip_order(self, epoch: int) -> Tensor:
+        """Clips of an epoch from the class of the longest to that of the shortest, shuffled within each."""
         shuffled = permutation(self.num_clips, self._seed, "clips", epoch)
         return shuffled[torch.argsort(self._class[shuffled], stable=True)]
+
+
+class WeightedOrder(EpochOrder):
+    """Batches of clips that are drawn with replacement, each epoch anew.
+
+    How many are drawn of each length class follows from the weights alone, so every epoch has the same number of steps.
+    The k-th draw of a clip in an epoch is the number ``clip + k * num_clips``, k from 0, so that each draw has its own crop.
+
+    Args:
+        order: of the same clips, each once.
+        weights: (num_clips,) of every clip, at least 0.
+        num_draws: clips in an epoch; 0 for as many as there are.
+
+    Raises:
+        ConfigError: not one weight for each clip, a weight that is negative or not finite, or all are 0.
+    """
+
+    def __init__(self, order: EpochOrder, weights: Tensor, num_draws: int = 0) -> None:
+        weights = weights.double()
+        if weights.shape != (order.num_clips,) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < math.inf:
+            raise ConfigError(
+                f"{weights.numel()} weights for {order.num_clips} clips: give one each, at least 0, finite and not all 0"
+            )
+        vars(self).update(vars(order))
+        self._weights = weights
+        shares = torch.zeros(len(self._capacities), dtype=torch.float64).index_add_(0, self._class, weights)
+        wanted = shares / shares.sum() * (num_draws or order.num_clips)
+        self._quotas = wanted.round().long()
+        self._cuts = _cut(self._quotas.tolist(), self._capacities)
+
+    def _clip_order(self, epoch: int) -> Tensor:
+        drawn = []
+        for number, quota in enumerate(self._quotas.tolist()):
+            members = (self._class == number).nonzero()[:, 0]
+            if quota:
+                ends = self._weights[members].cumsum(0)
+                seed = torch.tensor([derive_seed(self._seed, "draws", epoch, number)])
+                places = counter_uniform(seed, quota)[0] * ends[-1]
+                drawn.append(members[torch.searchsorted(ends, places, right=True).clamp(max=len(members) - 1)])
+        clips = torch.cat(drawn)
+        return clips + self.num_clips * _occurrence(clips)
+
+
+def _occurrence(values: Tensor) -> Tensor:
+    """How often each value has come before it."""
+    order = values.argsort(stable=True)
+    placed = values[order]
+    first = torch.searchsorted(placed, placed)
+    found = torch.empty_like(values)
+    found[order] = torch.arange(len(values)) - first
+    return found
 
 
 def _class_tops(crop_steps: int) -> list[int]:

@@ -14,7 +14,7 @@ from bridle.data.manifest import Manifest
 from bridle.data.sampler import EpochOrder
 from bridle.networks import Networks, build_objective
 from bridle.optim.groups import parameter_groups
-from bridle.pretraining import PREPARE_BATCHES
+from bridle.training import PREPARE_BATCHES
 from bridle.run import RunConfig, clip_grid
 
 _FLOAT_BYTES = 4

@@ -1,9 +1,13 @@
-"""Augmentation of a log-mel clip (T, F). Pure functions: all randomness comes from the generator passed in."""
+"""Augmentation of log-mel clips. Pure functions: all randomness comes from the generator or the seeds passed in."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from bridle.randomness import counter_uniform
+
+_BANDS_STREAM = -3
 
 
 def crop_start(num_frames: int, crop_frames: int, generator: torch.Generator) -> int:
@@ -26,3 +30,24 @@ def gain(fbank: Tensor, generator: torch.Generator) -> Tensor:
     """
     draws = torch.empty(2, 10, dtype=torch.float64, device=generator.device).exponential_(generator=generator).sum(dim=1)
     return fbank + 2.0 * float(torch.log(draws[0] / draws.sum() + 0.5))
+
+
+def mask_bands(inputs: Tensor, lengths: Tensor, seeds: Tensor, max_frames: int, max_mels: int) -> Tensor:
+    """Set one band of frames and one of mel bands of each clip to 0 (SpecAugment, arXiv 1904.08779, without time warping).
+
+    Args:
+        inputs: (B, 1, T, F, 1) normalised log-mel, so that 0 is the mean.
+        lengths: (B,) valid frames, on the CPU.
+        seeds: (B,) int64, on the CPU; places and widths follow from them.
+        max_frames: widths are uniform from 0 to this, or to the clip's length.
+        max_mels: the same along the mel axis.
+    """
+    draws = counter_uniform(seeds, 4, _BANDS_STREAM)
+    hidden = torch.zeros(len(inputs), inputs.shape[2], inputs.shape[3], dtype=torch.bool)
+    for axis, limit, sizes in ((1, max_frames, lengths), (2, max_mels, torch.full_like(lengths, inputs.shape[3]))):
+        widths = (draws[:, 2 * axis - 2] * (sizes.clamp(max=limit) + 1)).long()
+        starts = (draws[:, 2 * axis - 1] * (sizes - widths + 1)).long()
+        places = torch.arange(inputs.shape[axis + 1])
+        inside = (places >= starts[:, None]) & (places < (starts + widths)[:, None])
+        hidden |= inside[:, :, None] if axis == 1 else inside[:, None, :]
+    return inputs.masked_fill(hidden[:, None, :, :, None].to(inputs.device, non_blocking=True), 0.0)

@@ -164,25 +164,29 @@ class Encoder(nn.Module):
             self.position_table = nn.Parameter(torch.zeros(math.prod(config.position_grid), config.width))
             nn.init.normal_(self.position_table, std=0.02)
 
-    def forward(self, patches: Patches, subset: Subset) -> Features:
+    def forward(self, patches: Patches, subset: Subset, kept: Tensor | None = None) -> Features:
         """Encode the patches of ``subset``: the last layer's output after the final norm.
 
         Args:
             patches: (B, N, P) with their grid.
             subset: which V of them the encoder sees; entries that are not valid are attended to by nobody.
+            kept: factors of drop path, see :func:`~bridle.nn.block.draw_drop_path`; None for 1.
 
         Returns:
             ``summary`` (B', D) and ``patches`` (B', V, D), B' = rows of the subset.
         """
-        return self.at_layers(patches, subset, (self.config.depth,))[0]
+        return self.at_layers(patches, subset, (self.config.depth,), kept)[0]
 
-    def at_layers(self, patches: Patches, subset: Subset, layers: Sequence[int]) -> tuple[Features, ...]:
+    def at_layers(
+        self, patches: Patches, subset: Subset, layers: Sequence[int], kept: Tensor | None = None
+    ) -> tuple[Features, ...]:
         """Like :meth:`forward`, with the output of each of ``layers``, from one pass.
 
         Args:
             patches: (B, N, P) with their grid.
             subset: as for :meth:`forward`.
             layers: numbers of blocks, 1 to ``depth``. The last block's output has passed the final norm, others have not.
+            kept: as for :meth:`forward`.
 
         Raises:
             ConfigError: there is no such layer, or none is asked for; or more time steps than learned positions.
@@ -199,13 +203,13 @@ class Encoder(nn.Module):
         x = self.input_norm(x)
         allowed = key_mask(subset.valid, extra=int(self.class_token is not None))
         bias = self.relative(subset, patches.grid.num_patches) if self.relative is not None else None
-        kept: dict[int, Features] = {}
+        found: dict[int, Features] = {}
         for number, block in enumerate(self.blocks[: max(layers)], 1):
-            x = block(x, allowed, bias)
+            x = block(x, allowed, bias, None if kept is None else kept[number - 1])
             if number in layers:
                 out = self.norm(x) if number == self.config.depth else x
-                kept[number] = self._features(out, subset.valid)
-        return tuple(kept[layer] for layer in layers)
+                found[number] = self._features(out, subset.valid)
+        return tuple(found[layer] for layer in layers)
 
     def _features(self, x: Tensor, valid: Tensor | None) -> Features:
         if self.class_token is not None:

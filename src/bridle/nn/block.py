@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bridle.nn.attention import Attention
+from bridle.randomness import counter_uniform
 
 BlockNorm = Literal["pre", "post", "deep"]
+_DROP_STREAM = -5
 
 
 class Mlp(nn.Sequential):
@@ -57,18 +59,43 @@ class Block(nn.Module):
         self.scale1 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
         self.scale2 = None if layer_scale is None else nn.Parameter(torch.full((width,), layer_scale))
 
-    def forward(self, x: Tensor, allowed: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        """``x`` (B, N, D), ``allowed`` and ``bias`` as in :func:`bridle.nn.attention.attend`. Returns (B, N, D)."""
+    def forward(self, x: Tensor, allowed: Tensor | None, bias: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        """``x`` (B, N, D), ``allowed`` and ``bias`` as in :func:`bridle.nn.attention.attend`. Returns (B, N, D).
+
+        ``kept`` (2, B) multiplies what attention and MLP add to each clip; see :func:`draw_drop_path`.
+        """
+        first, second = (None, None) if kept is None else kept[..., None, None].unbind()
         if self.post_norm:
-            x = self.norm1(x * self.residual + _scaled(self.attention(x, x, allowed, bias), self.scale1))
-            return self.norm2(x * self.residual + _scaled(self.mlp(x), self.scale2))  # type: ignore[no-any-return]
+            x = self.norm1(x * self.residual + _scaled(self.attention(x, x, allowed, bias), self.scale1, first))
+            return self.norm2(x * self.residual + _scaled(self.mlp(x), self.scale2, second))  # type: ignore[no-any-return]
         seen = self.norm1(x)
-        x = x + _scaled(self.attention(seen, seen, allowed, bias), self.scale1)
-        return x + _scaled(self.mlp(self.norm2(x)), self.scale2)
+        x = x + _scaled(self.attention(seen, seen, allowed, bias), self.scale1, first)
+        return x + _scaled(self.mlp(self.norm2(x)), self.scale2, second)
 
 
-def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
-    return x if scale is None else x * scale
+def _scaled(x: Tensor, *factors: Tensor | None) -> Tensor:
+    for factor in factors:
+        x = x if factor is None else x * factor
+    return x
+
+
+def draw_drop_path(seeds: Tensor, depth: int, rate: float) -> Tensor:
+    """Stochastic depth (Huang et al., arXiv 1603.09382): which blocks add what to which clip.
+
+    The chance to be dropped rises linearly from 0 in the first block to ``rate`` in the last one.
+
+    Args:
+        seeds: (B,) int64, on the CPU.
+        depth: number of blocks.
+        rate: in [0, 1).
+
+    Returns:
+        (depth, 2, B) float32 on the CPU: 0, or 1 over the chance to stay; of each block for attention and MLP.
+    """
+    stay = 1 - rate * torch.arange(depth, dtype=torch.float64) / max(depth - 1, 1)
+    draws = counter_uniform(seeds, 2 * depth, _DROP_STREAM).T.reshape(depth, 2, len(seeds))
+    stay = stay[:, None, None]
+    return ((draws < stay) / stay).float()
 
 
 class CrossBlock(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,43 +53,67 @@ class OptimConfig:
             raise ConfigError(f"betas is {self.betas}; give two values in [0, 1)")
 
 
-def parameter_groups(named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay and parameters that do not, in their given order.
+def layer_scale(name: str, depth: int, decay: float) -> float:
+    """Factor of the learning rate of a parameter under layer-wise lr decay (BEiT, arXiv 2106.08254): ``decay`` to the power of the
+    number of layers behind it.
+
+    Args:
+        name: such as ``encoder.blocks.3.mlp.0.weight``. What of the encoder is in no block counts as before the first one, its
+            last norm (``encoder.norm``) and all else as behind the last one.
+        depth: blocks of the encoder.
+        decay: in (0, 1].
+    """
+    parts = name.split(".")
+    if parts[0] != "encoder" or parts[1] == "norm":
+        return 1.0
+    layer = int(parts[2]) + 1 if parts[1] == "blocks" else 0
+    return float(decay ** (depth + 1 - layer))
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, Tensor]], weight_decay: float, scale: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
+    """Parameters that decay and parameters that do not, in their given order, apart by the factor of their learning rate.
 
     No decay for vectors and scalars (biases, norms, scales), nor, whatever their shape, for parameters that are a bias,
     a token or part of a norm by name. Frozen parameters are left out, and so are empty groups.
 
     Args:
         named_parameters: as from ``module.named_parameters()``.
-        weight_decay: of the first group.
+        weight_decay: of those that decay.
+        scale: factor of the learning rate by name.
 
     Returns:
-        Groups for a torch optimiser: ``{"params": [...], "weight_decay": w}``.
+        Groups for a torch optimiser: ``{"params": [...], "weight_decay": w, "lr_scale": s}``; those that decay come first, and
+        among them those of the first parameters.
 
     Raises:
         ConfigError: no parameter is trainable.
     """
-    decayed: list[Tensor] = []
-    plain: list[Tensor] = []
+    found: dict[tuple[bool, float], list[Tensor]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            (decayed if _decays(name, parameter) else plain).append(parameter)
-    if not decayed and not plain:
+            found.setdefault((_decays(name, parameter), scale(name)), []).append(parameter)
+    if not found:
         raise ConfigError("no trainable parameter; at least one must have requires_grad=True")
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "lr_scale": factor}
+        for (decays, factor), parameters in sorted(found.items(), key=lambda item: not item[0][0])
     ]
-    return [group for group in groups if group["params"]]
 
 
-def build_adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def build_adamw(module: nn.Module, config: OptimConfig, scale: Callable[[str], float] = lambda name: 1.0) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of ``module``, in one fused kernel where the device has it (CPU included).
+
+    Args:
+        module: its parameters.
+        config: of the optimiser.
+        scale: factor of the learning rate by the parameter's name; the loop multiplies by it.
 
     Raises:
         ConfigError: no parameter is trainable.
     """
-    groups = parameter_groups(module.named_parameters(), config.weight_decay)
+    groups = parameter_groups(module.named_parameters(), config.weight_decay, scale)
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=devices <= _FUSED_DEVICES)
 

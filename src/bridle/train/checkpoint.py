@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bridle.errors import ConfigError, RunError
 from bridle.files import explain_write_error, fsync, link_or_copy, write_atomically
+from bridle.train.weights import FORMAT_VERSION, other_version, read_weights, storable, weights_header
 
 FORMAT = "bridle-checkpoint"
-FORMAT_VERSION = 2
 _WEIGHTS, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _FOLDER_NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
@@ -85,7 +85,7 @@ def save_checkpoint(
     if step < 0 or keep < 1:
         raise ConfigError(f"step is {step} and keep {keep}; step must be at least 0 and keep at least 1")
     text = json.dumps(dict(state), indent=1)
-    header = {**(metadata or {}), "format": "bridle", "version": str(FORMAT_VERSION), "step": str(step)}
+    header = {**(metadata or {}), **weights_header(step)}
     folder = run / "checkpoints"
     temporary = folder / f".tmp-{step:08d}-{os.getpid()}"
     try:
@@ -174,28 +174,6 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (on the CPU, owning their memory) and header strings of a safetensors file.
-
-    Raises:
-        RunError: the file is missing, not safetensors (a pickle is refused, never opened), or of another bridle format.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            # Cloned: the tensors are mapped from the file, and a file overwritten in place would kill the process.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist; give a run folder's model.safetensors") from error
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path} is not a readable safetensors file ({reason}); bridle reads no pickles") from error
-    version = metadata.get("version", "")
-    if metadata.get("format") == "bridle" and version != str(FORMAT_VERSION):
-        raise RunError(_other_version(path, version))
-    return tensors, metadata
-
-
 @dataclass(frozen=True)
 class _Manifest:
     version: int
@@ -213,25 +191,12 @@ def _write_folder(
 ) -> None:
     write_atomically(folder / _STATE, state)
     for name, tensors, metadata in ((_WEIGHTS, weights, header), (_OPTIMIZER, optimizer, None)):
-        save_file(_storable(tensors), folder / name, metadata)
+        save_file(storable(tensors), folder / name, metadata)
         shutil.copymode(folder / _STATE, folder / name)  # safetensors makes files private; the user's umask decides
         fsync(folder / name)
     files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _FILES}
     manifest = {"format": FORMAT, "version": FORMAT_VERSION, "step": step, "files": files}
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
-
-
-def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, no storage twice."""
-    result: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        stored = tensor.detach().to("cpu").contiguous()
-        if stored.untyped_storage().data_ptr() in storages:
-            stored = stored.clone()
-        storages.add(stored.untyped_storage().data_ptr())
-        result[name] = stored
-    return result
 
 
 def _free_name(folder: Path, step: int) -> Path:
@@ -268,7 +233,7 @@ def _readable(path: Path) -> _Manifest:
     """The manifest, if it is of this version."""
     manifest = _read_manifest(path)
     if manifest.version != FORMAT_VERSION:
-        raise RunError(_other_version(path, str(manifest.version)))
+        raise RunError(other_version(path, str(manifest.version)))
     return manifest
 
 
@@ -343,8 +308,3 @@ def _untouched(run: Path, step: int) -> str:
 
 def _damaged(path: Path, reason: str) -> str:
     return f"checkpoint {path} is half written or damaged ({reason}); remove it to resume from the one before it"
-
-
-def _other_version(path: Path, version: str) -> str:
-    remedy = f"install a bridle that reads format {version}"
-    return f"{path} was written by format {version}, this bridle reads {FORMAT_VERSION}: {remedy}"

@@ -165,7 +165,8 @@ def train_phase(
         watcher.step_done(done, batch)
         stop = watcher.should_stop(done)
         if is_due(done, config.log_every_steps, spec.total_steps):
-            values = {**result.values, **objective.health(), "lr": torch.tensor(optimizer.param_groups[0]["lr"])}
+            lr = max(group["lr"] for group in optimizer.param_groups)
+            values = {**result.values, **objective.health(), "lr": torch.tensor(lr)}
             try:
                 watcher.log(done, values)
                 _check_skipped(skipped_in_a_row, done, config)
@@ -234,7 +235,7 @@ def _set_lr(optimizer: Optimizer, spec: PhaseSpec, step: int) -> None:
     warmup = round(spec.optim.warmup_ratio * spec.total_steps)
     lr = warmup_cosine(step, total_steps=spec.total_steps, warmup_steps=warmup, peak=spec.optim.lr)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def _global_counts(objective: Objective, micro: list[Batch], step: int) -> dict[str, float | Tensor]:

@@ -1,0 +1,1 @@
+"""Fine-tuning with labels: which clips, the run, its score."""

@@ -1,0 +1,166 @@
+"""Which labelled clips train, which choose the epoch and which test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bridle.data.columns import Columns, with_cells
+from bridle.data.manifest import Manifest
+from bridle.errors import ConfigError, DataError
+from bridle.eval.splits import Indices, splits_from_folds, splits_from_split, stratified_splits
+from bridle.randomness import permutation
+
+_VALIDATION = ("validation", "valid", "val", "dev")
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """How labelled clips are parted.
+
+    Attributes:
+        columns: of labels, and of fold, split and group where there are some.
+        fold: test this fold alone; None for each in turn.
+        test_ratio: share of the clips that test when there is neither fold nor split; 0 for none.
+        validation_ratio: share of the training clips that choose the epoch; 0 for none but those of the split column.
+        clips_per_class: most training clips of each label, drawn by the seed; 0 for all.
+        seed: of the shares.
+
+    Raises:
+        ConfigError: a share outside [0, 0.5], or a fold without a column of folds.
+    """
+
+    columns: Columns
+    fold: str | None = None
+    test_ratio: float = 0.2
+    validation_ratio: float = 0.0
+    clips_per_class: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("test_ratio", "validation_ratio"):
+            if not 0.0 <= getattr(self, name) <= 0.5:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 0.5")
+        if self.clips_per_class < 0:
+            raise ConfigError(f"clips_per_class={self.clips_per_class} must be at least 1, or 0 for all clips")
+        if self.fold is not None and self.columns.fold is None:
+            raise ConfigError(f"fold {self.fold!r} is asked for, and no column of folds is named: add --fold COLUMN")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a manifest for one run, ascending, disjoint.
+
+    Attributes:
+        name: of the fold; ``""`` when there is one run only.
+        train: clips that are learnt from.
+        validation: clips that choose the epoch; may be empty.
+        test: clips that measure it in the end; may be empty.
+        notes: what a reader of the result must know.
+    """
+
+    name: str
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+def part_clips(manifest: Manifest, config: PartConfig) -> tuple[Manifest, list[Part]]:
+    """The labelled clips, and which of them are for what, for every run that is to be made.
+
+    Returns:
+        The clips that have a cell in every column that is used, and one part for each run, rows of that manifest.
+
+    Raises:
+        DataError: a column or fold that does not exist, a split that is none, or no clip that trains.
+    """
+    manifest, notes = with_cells(manifest, config.columns)
+    parts = [_with_validation(part, manifest, config) for part in _outer(manifest, config)]
+    if config.clips_per_class:
+        parts = [replace(part, train=_few(part.train, manifest, config)) for part in parts]
+    found = []
+    for part in parts:
+        if not part.train:
+            raise DataError(f"no clip is left to train on{f' in fold {part.name}' if part.name else ''}; use other splits")
+        found.append(replace(part, notes=(*notes, *part.notes, *_missing(manifest.columns[config.columns.label], part))))
+    return manifest, found
+
+
+def _outer(manifest: Manifest, config: PartConfig) -> list[Part]:
+    columns = config.columns
+    groups = None if columns.group is None else manifest.columns[columns.group]
+    if columns.fold is not None:
+        splits = splits_from_folds(manifest.columns[columns.fold])
+        names = [split.name for split in splits]
+        if config.fold is not None and config.fold not in names:
+            raise DataError(f"there is no fold '{config.fold}' in column '{columns.fold}'; there are {', '.join(names)}")
+        chosen = [split for split in splits if config.fold in (None, split.name)]
+        parts = [Part(split.name, _rows(split.train_index), (), _rows(split.test_index)) for split in chosen]
+    elif columns.split is not None:
+        cells = manifest.columns[columns.split]
+        (split,) = splits_from_split(cells)
+        validation = np.flatnonzero([cell.strip().lower() in _VALIDATION for cell in cells])
+        parts = [Part("", _rows(np.setdiff1d(split.train_index, validation)), _rows(validation), _rows(split.test_index))]
+    elif config.test_ratio:
+        train, test = _share(manifest, np.arange(len(manifest)), config.test_ratio, config)
+        share = f"{100 * config.test_ratio:g} % of the clips, drawn by class, are tested"
+        parts = [Part("", _rows(train), (), _rows(test), (f"{share}; there is neither fold nor split",))]
+    else:
+        parts = [Part("", tuple(range(len(manifest))), (), ())]
+    if groups is not None:
+        for part in parts:
+            _check_groups(groups, part)
+    return parts
+
+
+def _check_groups(groups: Sequence[str], part: Part) -> None:
+    both = {groups[row] for row in part.train} & {groups[row] for row in part.test}
+    if both:
+        raise DataError(f"group '{min(both)}' is among the training and the test clips; correct the split or the groups")
+
+
+def _with_validation(part: Part, manifest: Manifest, config: PartConfig) -> Part:
+    """The part, with a share of its training clips taken for the choice of the epoch when there is none for it yet."""
+    if part.validation or not config.validation_ratio or not part.train:
+        return part
+    train, validation = _share(manifest, np.asarray(part.train), config.validation_ratio, config)
+    return replace(part, train=_rows(train), validation=_rows(validation))
+
+
+def _share(manifest: Manifest, rows: Indices, ratio: float, config: PartConfig) -> tuple[Indices, Indices]:
+    """The rows without about ``ratio`` of them, and these: stratified by label, groups kept together."""
+    columns = config.columns
+    labels = [manifest.columns[columns.label][row] for row in rows]
+    groups = None if columns.group is None else [manifest.columns[columns.group][row] for row in rows]
+    num = round(1 / ratio)
+    split = stratified_splits(labels, num, config.seed, groups)[0]
+    return rows[split.train_index], rows[split.test_index]
+
+
+def _few(rows: Sequence[int], manifest: Manifest, config: PartConfig) -> tuple[int, ...]:
+    """At most ``clips_per_class`` rows of each label."""
+    cells = manifest.columns[config.columns.label]
+    taken: dict[str, int] = {}
+    found = []
+    for number in permutation(len(rows), config.seed, "few").tolist():
+        label = cells[rows[number]]
+        if taken.setdefault(label, 0) < config.clips_per_class:
+            taken[label] += 1
+            found.append(rows[number])
+    return tuple(sorted(found))
+
+
+def _missing(cells: Sequence[str], part: Part) -> list[str]:
+    known = {cells[row] for row in part.train}
+    unknown = [cells[row] for row in part.test if cells[row] not in known]
+    if not unknown:
+        return []
+    where = f"fold {part.name}: " if part.name else ""
+    return [f"{where}{len(unknown)} test clips have labels that no training clip has, first '{unknown[0]}'"]
+
+
+def _rows(index: Indices) -> tuple[int, ...]:
+    return tuple(sorted(int(row) for row in index))

@@ -1,0 +1,115 @@
+"""The classes of many files as a table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bridle.data.manifest import Entry, Manifest
+from bridle.data.quarantine import BadFile
+from bridle.errors import ConfigError, DataError, RunError
+from bridle.files import explain_write_error, write_atomically
+from bridle.inference import Model, Prediction
+
+SUFFIXES = (".csv", ".parquet")
+_SLAB_FILES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a table of predictions holds: its number of rows, and the files that have none because they cannot be read."""
+
+    num_rows: int
+    bad: tuple[BadFile, ...]
+
+
+def write_predictions(
+    model: Model, manifest: Manifest, out: Path, *, separator: str = ";", progress: Callable[[int], None] | None = None
+) -> Predicted:
+    """Write the classes of every file as ``.csv`` or ``.parquet``.
+
+    Columns: ``path`` (the manifest's key), ``prediction`` (the class; of several labels all that are present, joined by the
+    separator), ``probability`` (of the most probable class), and ``p_NAME``, the probability of each class.
+
+    Args:
+        model: of a fine-tuned run.
+        manifest: the files.
+        out: the file; replaced as a whole when everything is done.
+        separator: between several labels.
+        progress: told about files that are done.
+
+    Raises:
+        RunError: the run is not fine-tuned, or the file cannot be written.
+        ConfigError: the file's name ends otherwise.
+        DataError: no file can be read.
+    """
+    check_table(out)
+    finetune = model.config.finetune
+    bad: list[BadFile] = list(manifest.bad)
+    rows: list[tuple[str, Prediction]] = []
+    entries = iter(manifest.entries)
+    while slab := list(islice(entries, _SLAB_FILES)):
+        rows += _predict(model, slab, bad)
+        if progress is not None:
+            progress(len(rows) + len(bad) - len(manifest.bad))
+    if not rows:
+        raise DataError(f"none of {len(bad)} files can be read; first: {bad[0].key} ({bad[0].reason})")
+    assert finetune is not None
+    names = ["path", "prediction", "probability", *(f"p_{name}" for name in finetune.classes)]
+    table = (
+        [key, separator.join(found.labels), float(found.probabilities.max()), *found.probabilities.tolist()]
+        for key, found in rows
+    )
+    try:
+        write = _write_csv if out.suffix.lower() == ".csv" else _write_parquet
+        write_atomically(out, lambda path: write(path, names, table))
+    except OSError as error:
+        raise RunError(explain_write_error(error, out.parent, out.name)) from error
+    return Predicted(len(rows), tuple(bad))
+
+
+def check_table(out: Path) -> None:
+    """Refuse a file that is not called like a table, or whose folder is not there.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{out} must end in {' or '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise ConfigError(f"the folder {out.parent} does not exist; make it, or choose another file")
+
+
+def _predict(model: Model, entries: list[Entry], bad: list[BadFile]) -> Iterator[tuple[str, Prediction]]:
+    """Files that can be read as a whole; the others are appended to ``bad``."""
+    assert model.classifier is not None
+    finetune = model.config.finetune
+    assert finetune is not None
+    faults: list[BadFile] = []
+    found = model.probabilities(model.windows(entries, faults)).finish()
+    broken = {fault.key for fault in faults}
+    bad += faults
+    for index, chances in found.items():
+        if entries[index].key not in broken:
+            yield entries[index].key, Prediction(finetune.classes, chances, finetune.multi_label)
+
+
+def _write_csv(path: Path, names: list[str], rows: Iterator[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for row in rows:
+            writer.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row)
+
+
+def _write_parquet(path: Path, names: list[str], rows: Iterator[list[Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = list(zip(*rows, strict=True))
+    kinds = [pa.string(), pa.string(), *[pa.float32()] * (len(names) - 2)]
+    pq.write_table(pa.table([pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], names=names), path)

@@ -1,0 +1,55 @@
+"""From patch features to classes."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bridle.errors import ConfigError
+from bridle.grid import PatchGrid, Subset
+from bridle.nn.pooling import MOTIONS, Pooling, pool_moments, pooled_width, time_moments
+
+
+class Classifier(nn.Module):
+    """Pool, normalise, one linear layer.
+
+    Args:
+        pooling: how patch features become one vector, none of :data:`bridle.nn.pooling.MOTIONS`.
+        width: D of the features.
+        grid: of the patches; its time plays no part.
+        num_classes: C.
+
+    Raises:
+        ConfigError: the pooling is one of motion.
+    """
+
+    def __init__(self, pooling: Pooling, width: int, grid: PatchGrid, num_classes: int) -> None:
+        super().__init__()
+        if pooling in MOTIONS:
+            raise ConfigError(f"pooling={pooling!r} is for frozen features; a classifier takes mean, time, statistics or grid")
+        self.pooling: Pooling = pooling
+        pooled = pooled_width(width, grid, pooling)
+        self.norm = nn.LayerNorm(pooled)
+        self.linear = nn.Linear(pooled, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor, grid: PatchGrid, valid_steps: Tensor) -> Tensor:
+        """Logits (B, C) float32.
+
+        Args:
+            features: (B, N, D) of all patches.
+            grid: N patches.
+            valid_steps: (B,) time steps that count.
+        """
+        return self._classify(pool_moments(time_moments(features, grid, valid_steps), grid, self.pooling))
+
+    def of_subset(self, features: Tensor, subset: Subset) -> Tensor:
+        """Logits (B, C) float32 of the features (B, V, D) of some patches, by their mean; for the pooling ``mean`` only."""
+        features = features.float()
+        if subset.valid is None:
+            return self._classify(features.mean(1))
+        weight = subset.valid.to(features.dtype)[..., None]
+        return self._classify((features * weight).sum(1) / weight.sum(1))
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        return self.linear(self.norm(pooled)).float()  # type: ignore[no-any-return]

@@ -1,0 +1,152 @@
+"""Recipes for fine-tuning: how the encoder of a pretrained run learns classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bridle.data.medium import MediumName
+from bridle.errors import ConfigError
+from bridle.objectives.supervised import FinetuneConfig
+from bridle.optim.groups import OptimConfig
+from bridle.run import RunConfig
+from bridle.train.loop import TrainConfig
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """What a recipe says.
+
+    Attributes:
+        finetune: how classes are learnt.
+        phases: how long.
+        train: batch size and machinery.
+        clips: settings of the front end that differ from those of the pretrained run.
+        medium: that the recipe is for; None for any.
+    """
+
+    finetune: FinetuneConfig
+    phases: str
+    train: TrainConfig
+    clips: dict[str, Any]
+    medium: MediumName | None = None
+
+
+def small() -> Finetuning:
+    """A few hundred to some thousand labelled clips on a laptop; what is done to the clips stays as in pretraining.
+
+    Command: ``bridle finetune RUN MANIFEST --label COLUMN --out RUN2``. Means over time keep the frequency axis of sound and
+    every place of a picture, which tells the classes of small sets better than one mean.
+    """
+    return Finetuning(
+        FinetuneConfig(
+            pooling="time", optim=_adamw(1e-3, 0.1, decay=0.05), layer_decay=0.75, drop_path=0.1, mixup=0.3, mix_ratio=0.5
+        ),
+        "supervised:60",
+        TrainConfig(batch_size=32),
+        {},
+    )
+
+
+def audioset_2m() -> Finetuning:
+    """AudioSet-2M, 527 tags, 10 s clips, by the settings of BRIDLE's published scripts: 200,000 weighted clips an epoch.
+
+    Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base AUDIOSET --protocol audioset-2m --recipe audioset-2m
+    --out runs/as2m``. 100 epochs of 200,000 clips; not run by us.
+    """
+    finetune = _audio_tags(lr=2e-4, sampling="balanced", clips_per_epoch=200_000)
+    return Finetuning(finetune, "supervised:100", TrainConfig(batch_size=256, num_workers=8), _AUDIO, "audio")
+
+
+def audioset_20k() -> Finetuning:
+    """AudioSet-20K, the balanced 22,000 clips, 527 tags, by the settings of BRIDLE's published scripts.
+
+    Command: ``torchrun --nproc-per-node 4 -m bridle finetune runs/base AUDIOSET --protocol audioset-20k --recipe audioset-20k
+    --out runs/as20k``. 150 epochs; not run by us.
+    """
+    return Finetuning(_audio_tags(lr=4e-4), "supervised:150", TrainConfig(batch_size=256, num_workers=8), _AUDIO, "audio")
+
+
+def esc50() -> Finetuning:
+    """ESC-50, 2000 clips of 5 s, 50 classes, 5 folds, by the settings of BRIDLE's published scripts.
+
+    Command: ``bridle finetune runs/base ESC-50-master --protocol esc50 --recipe esc50 --out runs/esc50``, a run for each
+    fold. 300 epochs of 25 steps each; not run by us.
+    """
+    finetune = FinetuneConfig(
+        optim=_adamw(2e-3, 10 / 300),
+        mixup=10.0,
+        mixup_domain="waveform",
+        mix_ratio=0.5,
+        patch_drop=(0.2, 0.2, 0.0),
+    )
+    clips = {"mask_frames": 96, "mask_mels": 48, "crop_seconds": 5.12}
+    return Finetuning(finetune, "supervised:300", TrainConfig(batch_size=64), clips, "audio")
+
+
+def imagenet() -> Finetuning:
+    """ImageNet-1K, ViT-B, 224 pixels, by the settings of BRIDLE's published scripts and MAE's augmentation.
+
+    Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base IMAGENET --protocol imagenet --recipe imagenet
+    --out runs/imagenet``. 200 epochs of 1251 steps; not run by us.
+    """
+    finetune = FinetuneConfig(optim=_adamw(5e-4, 5 / 200, decay=0.05), layer_decay=0.65, mixup=0.8, cutmix=1.0)
+    clips = {"rand_augment": 9.0, "erase": 0.25, "scale": (0.08, 1.0), "flip": True}
+    return Finetuning(finetune, "supervised:200", TrainConfig(batch_size=1024, num_workers=8), clips, "image")
+
+
+def kinetics() -> Finetuning:
+    """Kinetics-400, ViT-B, 16 frames of 224 pixels, by the settings of BRIDLE's published scripts and VideoMAE's augmentation.
+
+    Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base KINETICS --protocol kinetics400 --recipe kinetics400
+    --out runs/k400``. 75 epochs; not run by us.
+    """
+    finetune = FinetuneConfig(optim=_adamw(7.5e-4, 5 / 75, decay=0.05), mixup=0.8, cutmix=1.0)
+    clips = {"rand_augment": 7.0, "erase": 0.25, "scale": (0.25, 1.0), "flip": True}
+    return Finetuning(finetune, "supervised:75", TrainConfig(batch_size=512, num_workers=8), clips, "video")
+
+
+FINETUNING: dict[str, Callable[[], Finetuning]] = {
+    "small": small,
+    "esc50": esc50,
+    "audioset-20k": audioset_20k,
+    "audioset-2m": audioset_2m,
+    "imagenet": imagenet,
+    "kinetics400": kinetics,
+}
+"""By name."""
+
+_AUDIO: dict[str, Any] = {"mask_frames": 192, "mask_mels": 48, "crop_seconds": 10.24}
+
+
+def finetuning(name: str, source: RunConfig) -> RunConfig:
+    """The configuration that a recipe makes of a pretrained run's.
+
+    Raises:
+        ConfigError: there is no such recipe, or it is for another medium.
+    """
+    if name not in FINETUNING:
+        raise ConfigError(f"there is no recipe '{name}' for fine-tuning; there are {', '.join(FINETUNING)}")
+    made = FINETUNING[name]()
+    if made.medium not in (None, source.medium.name):
+        raise ConfigError(f"recipe {name} is for {made.medium}, and the run is of {source.medium.name}; take small")
+    found = replace(source, recipe=name, phases=made.phases, finetune=made.finetune, train=made.train)
+    return found.with_clips(replace(found.clips, **made.clips))
+
+
+def _adamw(lr: float, warmup_ratio: float, decay: float = 5e-4) -> OptimConfig:
+    return OptimConfig(lr=lr, weight_decay=decay, betas=(0.9, 0.999), warmup_ratio=warmup_ratio)
+
+
+def _audio_tags(lr: float, **settings: Any) -> FinetuneConfig:
+    return FinetuneConfig(
+        optim=_adamw(lr, 0.1),
+        mixup=10.0,
+        mixup_domain="waveform",
+        mix_ratio=0.5,
+        patch_drop=(0.2, 0.2, 0.0),
+        label_smoothing=0.0,
+        multi_label=True,
+        **settings,
+    )
