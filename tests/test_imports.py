@@ -19,7 +19,7 @@ BASE = {"errors", "grid", "randomness", "distributed", "config", "files"}
 MODELS = BASE | {"nn", "quantize", "models"}
 TRAINING = MODELS | {"media", "data", "masking", "mixing", "losses", "optim", "phases", "objectives", "train"}
 RUNS = TRAINING | {"run", "networks", "windows", "prediction", "inference"}
-WORK = RUNS | {"synthetic", "fetch", "eval", "recipes", "settings", "training", "pretraining", "finetuning", "importing"}
+WORK = RUNS | {"synthetic", "fetch", "eval", "recipes", "settings", "training", "probing", "pretraining", "finetuning", "importing"}
 COMMANDS = WORK | {"commands", "demo", "doctor", "export", "report", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "recipes": RUNS,
     "settings": RUNS,
     "training": RUNS,
-    "pretraining": RUNS | {"settings", "training"},
+    "probing": RUNS | {"eval"},
+    "pretraining": RUNS | {"settings", "training", "eval", "probing"},
     "finetuning": RUNS | {"settings", "training", "eval"},
     **dict.fromkeys(("commands", "demo", "doctor", "export", "report", "summary", "tables"), COMMANDS),
     "cli": COMMANDS | {"__init__"},

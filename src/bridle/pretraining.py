@@ -15,6 +15,7 @@ from bridle.data.sampler import EpochOrder
 from bridle.networks import Networks, build_objective
 from bridle.objectives.base import Objective
 from bridle.phases import Phase
+from bridle.probing import FrozenProbe, ProbeConfig
 from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
 from bridle.train.reporter import Reporter, Silent
@@ -29,6 +30,7 @@ def pretrain(
     resume: bool = False,
     device: torch.device | None = None,
     reporter: Reporter | None = None,
+    probe: ProbeConfig | None = None,
 ) -> Outcome:
     """Pretrain on the clips of ``sources`` and write the run folder ``out``.
 
@@ -39,6 +41,7 @@ def pretrain(
         resume: continue the run in ``out`` from its newest whole checkpoint; start it when there is none.
         device: defaults to this process's GPU, else the CPU.
         reporter: told about progress.
+        probe: labelled clips on which the encoder is probed now and then; changes nothing in the run.
 
     Returns:
         How it ended.
@@ -75,4 +78,4 @@ def pretrain(
         return build_objective(phase, networks, config)
 
     parts = Parts(config, folder, manifest, dataset, order, networks, build, manifest.fingerprint, device, reporter)
-    return Training(parts).execute()
+    return Training(parts, [FrozenProbe(config, probe, device)] if probe is not None else []).execute()

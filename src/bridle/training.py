@@ -260,7 +260,7 @@ class Training:
     def _examine(self, examination: Examination, step: int) -> None:
         with torch.random.fork_rng():  # whatever it does, training goes on as it would without it
             values = examination(self.last_step, self.networks)
-        failure = self._write(step, {name: torch.tensor(value) for name, value in values.items()})
+        failure = self._write(step, {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
         for reason in distributed.gather_objects(failure):
             if reason is not None:
                 raise RunError(reason)

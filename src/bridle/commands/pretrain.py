@@ -14,9 +14,11 @@ from typing import Annotated
 import tyro
 
 from bridle.commands.display import ProgressReporter, console
+from bridle.data.columns import Columns
 from bridle.distributed import process_group, rank
 from bridle.errors import ConfigError
 from bridle.pretraining import pretrain
+from bridle.probing import ProbeConfig
 from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.training import Outcome
@@ -37,8 +39,11 @@ examples:
   bridle pretrain audio-small --data recordings/ --out runs/small --resume
   bridle pretrain audio-small --data recordings/ --out runs/small --resume \\
       --phases "cold:30, tokenizer:10, encoder:60, tokenizer:10"    # add phases to a run that is done
+  bridle pretrain audio-small --data recordings/ --out runs/small --probe meta.csv --probe-label class --probe-every 500
   torchrun --nproc-per-node 2 -m bridle pretrain audio-small --data recordings/ --out runs/two
 """
+
+Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
 
 
 @dataclass
@@ -50,12 +55,36 @@ class Arguments:
         out: the run folder to write.
         config: every setting of the run.
         resume: continue the run in --out from its newest checkpoint; start it when there is none.
+        probe: labelled clips, a table or folder, on which kNN and linear probe judge the encoder now and then.
+        probe_label: column with their class.
+        probe_fold: column with their official fold.
+        probe_split: column that says train, validation or test.
+        probe_group: clips with equal values stay on one side of a split.
+        probe_path: column with their paths, if its name is not a usual one.
+        probe_every: steps from one probe to the next.
     """
 
     data: tuple[str, ...]
     out: Path
     config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     resume: bool = False
+    probe: Annotated[Path | None, tyro.conf.arg(metavar="MANIFEST")] = None
+    probe_label: Column = None
+    probe_fold: Column = None
+    probe_split: Column = None
+    probe_group: Column = None
+    probe_path: Column = None
+    probe_every: int = 1000
+
+    @property
+    def probe_config(self) -> ProbeConfig | None:
+        """The probe that is asked for."""
+        if self.probe is None:
+            return None
+        if self.probe_label is None:
+            raise ConfigError(f"--probe {self.probe} needs the column with the class: --probe-label COLUMN")
+        columns = Columns(self.probe_label, self.probe_fold, self.probe_split, self.probe_group)
+        return ProbeConfig(self.probe, columns, self.probe_every, path_column=self.probe_path)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,7 +102,8 @@ def main(arguments: Sequence[str]) -> int:
         config=(tyro.conf.AvoidSubcommands,),
     )
     with process_group(), ProgressReporter() as reporter:
-        outcome = pretrain(parsed.config, parsed.data, parsed.out, resume=parsed.resume, reporter=reporter)
+        probe = parsed.probe_config
+        outcome = pretrain(parsed.config, parsed.data, parsed.out, resume=parsed.resume, reporter=reporter, probe=probe)
     if rank() == 0:
         _say(outcome, parsed, arguments)
     if outcome.finished:

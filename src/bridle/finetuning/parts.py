@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 
-from bridle.data.columns import Columns, with_cells
+from bridle.data.columns import Columns, count, with_cells
 from bridle.data.manifest import Manifest
 from bridle.errors import ConfigError, DataError
 from bridle.eval.splits import Indices, splits_from_folds, splits_from_split, stratified_splits
 from bridle.randomness import permutation
 
 _VALIDATION = ("validation", "valid", "val", "dev")
+_MOST_SPLITS = 20  # some of which make up a share that is not one n-th
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class PartConfig:
         validation_ratio: share of the training clips that choose the epoch; 0 for none but those of the split column.
         clips_per_class: most training clips of each label, drawn by the seed; 0 for all.
         seed: of the shares.
+        separator: between the labels of a cell; None for one label a clip.
 
     Raises:
         ConfigError: a share outside [0, 0.5], or a fold without a column of folds.
@@ -38,6 +43,7 @@ class PartConfig:
     validation_ratio: float = 0.0
     clips_per_class: int = 0
     seed: int = 0
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("test_ratio", "validation_ratio"):
@@ -85,7 +91,7 @@ def part_clips(manifest: Manifest, config: PartConfig) -> tuple[Manifest, list[P
     for part in parts:
         if not part.train:
             raise DataError(f"no clip is left to train on{f' in fold {part.name}' if part.name else ''}; use other splits")
-        found.append(replace(part, notes=(*notes, *part.notes, *_missing(manifest.columns[config.columns.label], part))))
+        found.append(replace(part, notes=(*notes, *part.notes, *_missing(manifest, part, config))))
     return manifest, found
 
 
@@ -117,9 +123,11 @@ def _outer(manifest: Manifest, config: PartConfig) -> list[Part]:
 
 
 def _check_groups(groups: Sequence[str], part: Part) -> None:
-    both = {groups[row] for row in part.train} & {groups[row] for row in part.test}
-    if both:
-        raise DataError(f"group '{min(both)}' is among the training and the test clips; correct the split or the groups")
+    sides = (("training", part.train), ("validation", part.validation), ("test", part.test))
+    for (first, some), (second, others) in combinations(sides, 2):
+        both = {groups[row] for row in some} & {groups[row] for row in others}
+        if both:
+            raise DataError(f"group '{min(both)}' is among the {first} and the {second} clips; correct the split or the groups")
 
 
 def _with_validation(part: Part, manifest: Manifest, config: PartConfig) -> Part:
@@ -133,33 +141,40 @@ def _with_validation(part: Part, manifest: Manifest, config: PartConfig) -> Part
 def _share(manifest: Manifest, rows: Indices, ratio: float, config: PartConfig) -> tuple[Indices, Indices]:
     """The rows without about ``ratio`` of them, and these: stratified by label, groups kept together."""
     columns = config.columns
-    labels = [manifest.columns[columns.label][row] for row in rows]
+    labels = [manifest.columns[columns.label][row].strip() for row in rows]
     groups = None if columns.group is None else [manifest.columns[columns.group][row] for row in rows]
-    num = round(1 / ratio)
-    split = stratified_splits(labels, num, config.seed, groups)[0]
-    return rows[split.train_index], rows[split.test_index]
+    most = min(_MOST_SPLITS, len(rows) if groups is None else len(set(groups)))
+    share = Fraction(ratio).limit_denominator(max(most, round(1 / ratio)))
+    splits = stratified_splits(labels, share.denominator, config.seed, groups)[: share.numerator]
+    taken = np.sort(np.concatenate([split.test_index for split in splits]))
+    return np.delete(rows, taken), rows[taken]
 
 
 def _few(rows: Sequence[int], manifest: Manifest, config: PartConfig) -> tuple[int, ...]:
     """At most ``clips_per_class`` rows of each label."""
-    cells = manifest.columns[config.columns.label]
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     found = []
     for number in permutation(len(rows), config.seed, "few").tolist():
-        label = cells[rows[number]]
-        if taken.setdefault(label, 0) < config.clips_per_class:
-            taken[label] += 1
+        labels = _labels(manifest, rows[number], config)
+        if all(taken[label] < config.clips_per_class for label in labels):
+            taken.update(labels)
             found.append(rows[number])
     return tuple(sorted(found))
 
 
-def _missing(cells: Sequence[str], part: Part) -> list[str]:
-    known = {cells[row] for row in part.train}
-    unknown = [cells[row] for row in part.test if cells[row] not in known]
+def _missing(manifest: Manifest, part: Part, config: PartConfig) -> list[str]:
+    known = {label for row in part.train for label in _labels(manifest, row, config)}
+    unknown = [sorted(_labels(manifest, row, config) - known) for row in part.test]
+    unknown = [labels for labels in unknown if labels]
     if not unknown:
         return []
     where = f"fold {part.name}: " if part.name else ""
-    return [f"{where}{len(unknown)} test clips have labels that no training clip has, first '{unknown[0]}'"]
+    return [f"{where}{count(len(unknown), 'test clip')} with labels that no training clip has, first '{unknown[0][0]}'"]
+
+
+def _labels(manifest: Manifest, row: int, config: PartConfig) -> set[str]:
+    cell = manifest.columns[config.columns.label][row]
+    return {name.strip() for name in (cell.split(config.separator) if config.separator else [cell])} - {""}
 
 
 def _rows(index: Indices) -> tuple[int, ...]:

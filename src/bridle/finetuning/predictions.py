@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.files import explain_write_error, write_atomically
-from bridle.inference import Model, Prediction
+from bridle.inference import Model, Prediction, Window
 
 SUFFIXES = (".csv", ".parquet")
 _SLAB_FILES = 256
@@ -84,18 +86,32 @@ def check_table(out: Path) -> None:
         raise ConfigError(f"the folder {out.parent} does not exist; make it, or choose another file")
 
 
+def whole_files(model: Model, entries: Sequence[Entry], bad: list[BadFile]) -> dict[int, Tensor]:
+    """Probabilities (C,) of the files that can be read to their end, by their place; the others are appended to ``bad``.
+
+    Raises:
+        RunError: the run is not fine-tuned.
+    """
+    broken: set[int] = set()
+
+    def windows() -> Iterator[Window]:
+        for index, entry in enumerate(entries):  # one by one, for keys need not be unique
+            faults = len(bad)
+            for window in model.windows([entry], bad):
+                yield replace(window, index=index)
+            if len(bad) > faults:
+                broken.add(index)
+
+    found = model.probabilities(windows()).finish()
+    return {index: chances for index, chances in found.items() if index not in broken}
+
+
 def _predict(model: Model, entries: list[Entry], bad: list[BadFile]) -> Iterator[tuple[str, Prediction]]:
-    """Files that can be read as a whole; the others are appended to ``bad``."""
-    assert model.classifier is not None
+    found = whole_files(model, entries, bad)
     finetune = model.config.finetune
     assert finetune is not None
-    faults: list[BadFile] = []
-    found = model.probabilities(model.windows(entries, faults)).finish()
-    broken = {fault.key for fault in faults}
-    bad += faults
     for index, chances in found.items():
-        if entries[index].key not in broken:
-            yield entries[index].key, Prediction(finetune.classes, chances, finetune.multi_label)
+        yield entries[index].key, Prediction(finetune.classes, chances, finetune.multi_label)
 
 
 def _write_csv(path: Path, names: list[str], rows: Iterator[list[Any]]) -> None:
@@ -110,6 +126,8 @@ def _write_parquet(path: Path, names: list[str], rows: Iterator[list[Any]]) -> N
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(zip(*rows, strict=True))
+    keys, *columns = zip(*rows, strict=True)
+    paths = [key.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for key in keys]  # parquet is UTF-8
     kinds = [pa.string(), pa.string(), *[pa.float32()] * (len(names) - 2)]
-    pq.write_table(pa.table([pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], names=names), path)
+    arrays = [pa.array(column, kind) for column, kind in zip([paths, *columns], kinds, strict=True)]
+    pq.write_table(pa.table(arrays, names=names), path)

@@ -15,6 +15,7 @@ from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError
 from bridle.eval.metrics import ClassificationMetrics, TagMetrics, classification_metrics, tag_metrics
+from bridle.finetuning.predictions import whole_files
 from bridle.inference import Model
 from bridle.networks import Networks, model_fingerprint
 from bridle.prediction import Prediction
@@ -76,9 +77,8 @@ def predict_entries(model: Model, manifest: Manifest) -> tuple[dict[int, Tensor]
     """
     rows = range(distributed.rank(), len(manifest), distributed.world_size())
     bad: list[BadFile] = []
-    found = model.probabilities(model.windows((manifest.entries[row] for row in rows), bad)).finish()
-    names = {file.key for file in bad}
-    own = {rows[index]: chances for index, chances in found.items() if manifest.entries[rows[index]].key not in names}
+    found = whole_files(model, [manifest.entries[row] for row in rows], bad)
+    own = {rows[index]: chances for index, chances in found.items()}
     gathered = distributed.gather_objects((own, bad))
     merged = {row: chances for part, _ in gathered for row, chances in part.items()}
     return dict(sorted(merged.items())), tuple(file for _, files in gathered for file in files)

@@ -1,0 +1,169 @@
+"""``bridle finetune`` and ``bridle predict`` as a user calls them, and ``bridle pretrain --probe``."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from reference.media_folders import write_folder
+from reference.untrained_runs import small_config, write_run
+
+import bridle
+from bridle.cli import main
+from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
+
+QUICK = ["--train.batch-size", "4", "--steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("source") / "run", small_config("audio"))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder("audio", tmp_path_factory.mktemp("sounds"), num_files=12)
+
+
+@pytest.fixture(scope="module")
+def classes(source: Path, sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("classes") / "run"
+    assert main(["finetune", str(source), str(sounds), "--label", "class", "--out", str(out), *QUICK]) == 0
+    return out
+
+
+def test_finetune_says_how_good_it_is_and_what_comes_next(
+    source: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    settings = ["--drop-path", "0.2", "--optim.lr", "2e-3", "--audio.mask-frames", "7", "--validation-ratio", "0.25"]
+    assert main(["finetune", str(source), str(sounds), "--label", "class", "--out", str(out), *QUICK, *settings]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy" in shown and "balanced" in shown and "calibration error" in shown
+    assert "20 % of the clips, drawn by class, are tested" in " ".join(shown.split())
+    assert f"bridle predict {out} DATA --out predictions.csv" in shown
+    config = bridle.load(out, "cpu").config
+    assert config.finetune is not None and config.audio is not None
+    assert (config.finetune.drop_path, config.finetune.optim.lr, config.audio.mask_frames) == (0.2, 2e-3, 7)
+    assert config.phases == "supervised:2steps" and config.recipe == "small"
+    again = ["finetune", str(source), str(sounds), "--label", "class", "--out", str(out), *QUICK, *settings, "--resume"]
+    assert main(again) == 0
+    assert main([argument for argument in again if argument != "--resume"]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_folds_have_a_table_of_their_own(
+    source: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(path, index % 3) for index, path in enumerate(sorted(sounds.rglob("*.wav")))]
+    table = tmp_path / "meta.csv"
+    table.write_text("path,word,part\n" + "".join(f"{path},{path.parent.name},{part}\n" for path, part in rows))
+    arguments = ["finetune", str(source), str(table), "--label", "word", "--fold", "part", *QUICK]
+    assert main([*arguments, "--out", str(tmp_path / "all")]) == 0
+    shown = capsys.readouterr().out
+    assert "mean (95 %)" in shown and (tmp_path / "all" / "fold-2" / "evaluation.json").is_file()
+    assert main([*arguments, "--only-fold", "1", "--out", str(tmp_path / "one")]) == 0
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["fold-1"]
+    assert main([*arguments, "--only-fold", "7", "--out", str(tmp_path / "none")]) == 1
+    assert "there is no fold '7' in column 'part'; there are 0, 1, 2" in capsys.readouterr().err
+    assert json.loads((tmp_path / "all" / "evaluation.json").read_text())["folds"][0]["num_clips"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "x"], "there is no column of labels; name it with --label COLUMN"),
+        (["--label", "clas", "--out", "x"], "did you mean 'class'?"),
+        (["--label", "class", "--out", "x", "--epochs", "2", "--steps", "3"], "are both given"),
+        (["--label", "class", "--out", "x", "--recipe", "imagenet"], "recipe imagenet is for image"),
+        (["--label", "class", "--out", "x", "--recipe", "esc5"], "there is no recipe 'esc5'"),
+        (["--label", "class", "--out", "x", "--only-fold", "1"], "add --fold COLUMN"),
+        (["--label", "class", "--out", "x", "--cutmix", "1.0"], "is for pixels"),
+        (["--label", "class", "--out", "x", "--test-ratio", "0.9"], "between 0 and 0.5"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_told_in_one_line(
+    arguments: list[str], message: str, source: Path, sounds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["finetune", str(source), str(sounds), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_help_names_the_recipes_and_every_setting(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", "--help"]) == 0
+    assert "audioset-2m" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as done:
+        main(["finetune", str(source), "--help"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(
+        name in shown for name in ("--layer-decay", "--optim.lr", "--audio.mask-mels", "--train.batch-size", "--patch-drop")
+    )
+    assert "--image." not in shown
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_predict_writes_a_row_for_each_file_that_can_be_read(
+    suffix: str, classes: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in sorted(sounds.rglob("*.wav"))[:3]:
+        (data / path.name).write_bytes(path.read_bytes())
+    (data / "broken.wav").write_bytes(b"RIFF no sound at all")
+    out = tmp_path / f"found{suffix}"
+    assert main(["predict", str(classes), str(data), "--out", str(out), "--device", "cpu"]) == 0
+    assert "unreadable files: 1" in capsys.readouterr().out
+    if suffix == ".csv":
+        with out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = pq.read_table(out).to_pylist()
+    assert [row["path"] for row in rows] == sorted(path.name for path in data.iterdir() if path.name != "broken.wav")
+    model = bridle.load(classes, "cpu")
+    for row in rows:
+        found = model.predict(data / row["path"])
+        assert row["prediction"] == found.label
+        assert float(row["probability"]) == pytest.approx(float(found.probabilities.max()), abs=1e-4)
+        chances = torch.tensor([float(row[f"p_{name}"]) for name in found.classes])
+        torch.testing.assert_close(chances, found.probabilities, atol=1e-4, rtol=0)
+
+
+def test_predict_refuses_what_it_cannot_do_before_it_reads(
+    classes: Path, source: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, out, message in (
+        (source, tmp_path / "x.csv", "this run has no classifier; bridle finetune makes a run that predicts classes"),
+        (classes, tmp_path / "x.txt", "must end in .csv or .parquet"),
+        (classes, tmp_path / "no" / "x.csv", "does not exist; make it"),
+    ):
+        assert main(["predict", str(run), str(sounds), "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_probes_while_pretraining_are_logged_and_change_no_weight(
+    sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--phases", "cold:4steps", "--train.batch-size", "4", "--train.precision", "fp32"]
+    start = ["pretrain", "audio-debug", "--data", str(sounds), *quick]
+    probe = ["--probe", str(sounds), "--probe-label", "class", "--probe-every", "2"]
+    assert main([*start, "--out", str(tmp_path / "plain")]) == 0
+    assert main([*start, "--out", str(tmp_path / "probed"), *probe]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "probed" / "metrics.jsonl").read_text().splitlines()]
+    probed = [line for line in lines if "probe/knn" in line]
+    assert [line["step"] for line in probed] == [2, 4]
+    assert all(0 <= line[f"probe/{name}"] <= 1 for line in probed for name in ("knn", "linear"))
+    plain = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
+    assert [line for line in lines if "probe/knn" not in line] == plain
+    weights = []
+    for run in ("plain", "probed"):
+        path = latest_checkpoint(tmp_path / run)
+        assert path is not None
+        weights.append(load_checkpoint(path).weights)
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert "probe kNN" in capsys.readouterr().out
+    assert main([*start, "--out", str(tmp_path / "third"), "--probe", str(sounds)]) == 1
+    assert "needs the column with the class: --probe-label COLUMN" in capsys.readouterr().err
