@@ -15,7 +15,6 @@ import tyro
 from rich.console import RenderableType
 from rich.text import Text
 
-from bridle.commands.arguments import Run
 from bridle.commands.display import ProgressReporter, console, table
 from bridle.data.audio import AudioConfig
 from bridle.data.columns import Columns
@@ -51,6 +50,7 @@ examples:
   bridle finetune runs/first meta.csv --label class --out runs/scratch --from-scratch   # what pretraining is worth
   bridle predict runs/classes recordings/ --out predictions.csv
 """
+_DESCRIPTION = "Train the encoder of the run with labels. 'bridle finetune --help' has examples and the recipes."
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 12, 5
 
 Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
@@ -61,7 +61,6 @@ class Arguments:
     """Train the encoder of a run with labels.
 
     Attributes:
-        run: the run folder to begin with.
         manifest: CSV or parquet table of paths and labels, or a folder that says class and split.
         out: the run folder to write, or the folder of the folds' runs.
         finetune: how classes are learnt.
@@ -83,7 +82,6 @@ class Arguments:
         resume: continue the run in --out.
     """
 
-    run: Run
     manifest: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MANIFEST")]
     out: Path
     finetune: Annotated[FinetuneConfig, tyro.conf.arg(name="")]
@@ -138,7 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     parsed = _parse(arguments)
     if not parsed.manifest:
         raise ConfigError("there is no MANIFEST; name a table of paths and labels, or a folder with a folder for each class")
-    config = _config(parsed)
+    source = Path(arguments[0])
+    config = _config(parsed, source)
     device = None if parsed.device == "auto" else usable_device(parsed.device)
     columns = Columns(parsed.finetune.label, parsed.fold, parsed.split, parsed.group)
     choice = PartConfig(
@@ -149,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
         with ProgressReporter() as reporter:
             done = finetune_folds(
                 config,
-                None if parsed.from_scratch else parsed.run,
+                None if parsed.from_scratch else source,
                 manifest,
                 parts,
                 parsed.out,
@@ -176,12 +175,13 @@ def _parse(arguments: Sequence[str]) -> Arguments:
     kind = _BY_MEDIUM[source.medium.name]
     missing: Any = tyro.MISSING
     clips: dict[str, Any] = {source.medium.name: start.clips}
-    default = kind(missing, (), missing, start.finetune, start.train, seed=source.seed, recipe=known.recipe, **clips)
-    return tyro.cli(kind, args=list(arguments), prog="bridle finetune", default=default)
+    default = kind((), missing, start.finetune, start.train, seed=source.seed, recipe=known.recipe, **clips)
+    prog = f"bridle finetune {arguments[0]}"
+    return tyro.cli(kind, args=list(arguments[1:]), prog=prog, description=_DESCRIPTION, default=default)
 
 
-def _config(parsed: Arguments) -> RunConfig:
-    source = RunFolder(parsed.run).read_config()
+def _config(parsed: Arguments, run: Path) -> RunConfig:
+    source = RunFolder(run).read_config()
     if parsed.epochs is not None and parsed.steps is not None:
         raise ConfigError(f"--epochs {parsed.epochs:g} and --steps {parsed.steps} are both given; give one of them")
     if not parsed.finetune.label:
