@@ -188,7 +188,7 @@ def test_esc10_is_downloaded_once(tmp_path, sound, site):
 def test_synthetic_set_is_the_last_resort_and_is_kept(tmp_path, site, monkeypatch):
     monkeypatch.setattr(sounds, "NUM_SYNTHETIC_CLIPS", 10)
     found = find_sounds(None, tmp_path, archive=Archive(f"{site.url}/gone.zip", ""), seed=3)
-    assert found.reason == "ESC-10 could not be downloaded: 127.0.0.1 cannot be reached: Not Found"
+    assert found.reason == f"ESC-10 could not be downloaded: 127.0.0.1 answers 404 (Not Found) for {site.url}/gone.zip"
     assert (len(read_csv(found.source)), found.protocol) == (10, "fold")
     before = found.source.stat().st_mtime_ns
     again = find_sounds(None, tmp_path, archive=None, seed=3)
