@@ -19,7 +19,8 @@ from bridle.commands.display import ProgressReporter, console, table
 from bridle.data.audio import AudioConfig
 from bridle.data.columns import Columns
 from bridle.data.image import ImageConfig
-from bridle.data.manifest import read_manifest
+from bridle.data.manifest import Manifest, read_manifest
+from bridle.data.protocols import read_protocol
 from bridle.data.video import VideoConfig
 from bridle.distributed import process_group, rank, usable_device
 from bridle.errors import ConfigError
@@ -46,6 +47,7 @@ examples:
   bridle finetune runs/first meta.csv --label class --out runs/classes
   bridle finetune runs/first meta.csv --label class --fold fold --out runs/folds        # a run for each fold
   bridle finetune runs/first pictures/ --label class --split split --out runs/classes --epochs 20 --optim.lr 5e-4
+  bridle finetune runs/first ESC-50-master --protocol esc-50 --out runs/esc50
   bridle finetune runs/first tags.csv --label tags --multi-label --separator ";" --out runs/tags
   bridle finetune runs/first meta.csv --label class --out runs/scratch --from-scratch   # what pretraining is worth
   bridle predict runs/classes recordings/ --out predictions.csv
@@ -72,6 +74,7 @@ class Arguments:
         split: column that says train, validation or test.
         group: clips with equal values, such as a speaker's, stay on one side.
         path: column with the paths, if its name is not a usual one.
+        protocol: MANIFEST is the folder of a published set in its own layout, such as esc-50; labels and splits are the set's.
         test_ratio: share of the clips that is tested when there is neither fold nor split; 0 trains on all.
         validation_ratio: share of the training clips that chooses the epoch.
         clips_per_class: train on at most so many clips of each class, drawn by the seed; 0 for all.
@@ -93,6 +96,7 @@ class Arguments:
     split: Column = None
     group: Column = None
     path: Column = None
+    protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     test_ratio: float = 0.2
     validation_ratio: float = 0.0
     clips_per_class: int = 0
@@ -137,6 +141,9 @@ def main(arguments: Sequence[str]) -> int:
     if not parsed.manifest:
         raise ConfigError("there is no MANIFEST; name a table of paths and labels, or a folder with a folder for each class")
     source = Path(arguments[0])
+    listed: Manifest | None = None
+    if parsed.protocol is not None:
+        parsed, listed = with_protocol(parsed)
     config = _config(parsed, source)
     device = None if parsed.device == "auto" else usable_device(parsed.device)
     columns = Columns(parsed.finetune.label, parsed.fold, parsed.split, parsed.group)
@@ -144,7 +151,9 @@ def main(arguments: Sequence[str]) -> int:
         columns, parsed.only_fold, parsed.test_ratio, parsed.validation_ratio, parsed.clips_per_class, parsed.seed
     )
     with process_group():
-        manifest, parts = part_clips(read_manifest(parsed.manifest, config.medium, path_column=parsed.path), choice)
+        if listed is None:
+            listed = read_manifest(parsed.manifest, config.medium, path_column=parsed.path)
+        manifest, parts = part_clips(listed, choice)
         with ProgressReporter() as reporter:
             done = finetune_folds(
                 config,
@@ -178,6 +187,20 @@ def _parse(arguments: Sequence[str]) -> Arguments:
     default = kind((), missing, start.finetune, start.train, seed=source.seed, recipe=known.recipe, **clips)
     prog = f"bridle finetune {arguments[0]}"
     return tyro.cli(kind, args=list(arguments[1:]), prog=prog, description=_DESCRIPTION, default=default)
+
+
+def with_protocol(parsed: Arguments) -> tuple[Arguments, Manifest]:
+    """The arguments with the columns of a published set, and its clips."""
+    assert parsed.protocol is not None
+    if len(parsed.manifest) != 1 or parsed.finetune.label or parsed.fold or parsed.split or parsed.group:
+        raise ConfigError(f"--protocol {parsed.protocol} says labels and splits itself: give the set's folder alone")
+    data = read_protocol(parsed.protocol, parsed.manifest[0])
+    for note in data.notes:
+        console().print(f"note: {note}", markup=False, soft_wrap=True)
+    columns, protocol = data.columns, data.protocol
+    labels = replace(parsed.finetune, label=columns.label, multi_label=protocol.multi_label, separator=protocol.separator)
+    named = replace(parsed, finetune=labels, fold=columns.fold, split=columns.split, group=columns.group)
+    return named, data.manifest
 
 
 def _config(parsed: Arguments, run: Path) -> RunConfig:

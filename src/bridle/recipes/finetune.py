@@ -71,7 +71,7 @@ def audioset_20k() -> Finetuning:
 def esc50() -> Finetuning:
     """ESC-50, 2000 clips of 5 s, 50 classes, 5 folds, by the settings of BRIDLE's published scripts.
 
-    Command: ``bridle finetune runs/base ESC-50-master --protocol esc50 --recipe esc50 --out runs/esc50``, a run for each
+    Command: ``bridle finetune runs/base ESC-50-master --protocol esc-50 --recipe esc50 --out runs/esc50``, a run for each
     fold. 300 epochs of 25 steps each; not run by us.
     """
     finetune = FinetuneConfig(
@@ -99,7 +99,7 @@ def imagenet() -> Finetuning:
 def kinetics() -> Finetuning:
     """Kinetics-400, ViT-B, 16 frames of 224 pixels, by the settings of BRIDLE's published scripts and VideoMAE's augmentation.
 
-    Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base KINETICS --protocol kinetics400 --recipe kinetics400
+    Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base KINETICS --protocol kinetics-400 --recipe kinetics400
     --out runs/k400``. 75 epochs; not run by us.
     """
     finetune = FinetuneConfig(optim=_adamw(7.5e-4, 5 / 75, decay=0.05), mixup=0.8, cutmix=1.0)
