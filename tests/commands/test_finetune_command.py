@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from reference import published_sets
 from reference.media_folders import write_folder
 from reference.untrained_runs import small_config, write_run
 
@@ -90,6 +91,26 @@ def test_what_a_user_gets_wrong_is_told_in_one_line(
     assert main(["finetune", str(source), str(sounds), *arguments]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "write", "runs"),
+    [("ESC-50", "esc50", 5), ("speech-commands-v2", "speech_commands", 1), ("audioset-20k", "audioset", 1)],
+)
+def test_a_published_set_says_labels_and_splits_itself(
+    protocol: str, write: str, runs: int, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = getattr(published_sets, write)(tmp_path / "set") or tmp_path / "set"
+    for name in ("--PJHxphWEs", "_-_-_-_-_-_", "evaluation1") if write == "audioset" else ():
+        published_sets.sound(folder / f"{name}.wav")
+    out = tmp_path / "out"
+    assert main(["finetune", str(source), str(folder), "--protocol", protocol, "--out", str(out), *QUICK]) == 0
+    found = sorted(out.rglob("config.yaml"))
+    assert len(found) == runs
+    finetune = bridle.load(found[0].parent, "cpu").config.finetune
+    assert finetune is not None and finetune.multi_label == (write == "audioset")
+    assert main(["finetune", str(source), str(folder), "--protocol", protocol, "--label", "x", "--out", "y"]) == 1
+    assert "give the set's folder alone" in capsys.readouterr().err
 
 
 def test_help_names_the_recipes_and_every_setting(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
