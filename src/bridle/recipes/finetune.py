@@ -1,4 +1,8 @@
-"""Recipes for fine-tuning: how the encoder of a pretrained run learns classes."""
+"""Recipes for fine-tuning: how the encoder of a pretrained run learns classes.
+
+Costs are computed, not measured: forward and backward products of a ViT-B over all clips and epochs, and the time they take one
+H100 at 40 % of its 989 TFLOP/s in bf16.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +57,7 @@ def audioset_2m() -> Finetuning:
     """AudioSet-2M, 527 tags, 10 s clips, by the settings of BRIDLE's published scripts: 200,000 weighted clips an epoch.
 
     Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base AUDIOSET --protocol audioset-2m --recipe audioset-2m
-    --out runs/as2m``. 100 epochs of 200,000 clips; not run by us.
+    --out runs/as2m``. 100 epochs of 200,000 clips: 3.6e18 FLOP, 2.5 hours. Not run by us.
     """
     finetune = _audio_tags(lr=2e-4, sampling="balanced", clips_per_epoch=200_000)
     return Finetuning(finetune, "supervised:100", TrainConfig(batch_size=256, num_workers=8), _AUDIO, "audio")
@@ -63,7 +67,7 @@ def audioset_20k() -> Finetuning:
     """AudioSet-20K, the balanced 22,000 clips, 527 tags, by the settings of BRIDLE's published scripts.
 
     Command: ``torchrun --nproc-per-node 4 -m bridle finetune runs/base AUDIOSET --protocol audioset-20k --recipe audioset-20k
-    --out runs/as20k``. 150 epochs; not run by us.
+    --out runs/as20k``. 150 epochs of 22,160 clips: 6.0e17 FLOP, 0.4 hours. Not run by us.
     """
     return Finetuning(_audio_tags(lr=4e-4), "supervised:150", TrainConfig(batch_size=256, num_workers=8), _AUDIO, "audio")
 
@@ -72,7 +76,7 @@ def esc50() -> Finetuning:
     """ESC-50, 2000 clips of 5 s, 50 classes, 5 folds, by the settings of BRIDLE's published scripts.
 
     Command: ``bridle finetune runs/base ESC-50-master --protocol esc-50 --recipe esc50 --out runs/esc50``, a run for each
-    fold. 300 epochs of 25 steps each; not run by us.
+    fold. 300 epochs of 25 steps each: 2.1e17 FLOP for all five, 0.15 hours. Not run by us.
     """
     finetune = FinetuneConfig(
         optim=_adamw(2e-3, 10 / 300),
@@ -89,7 +93,7 @@ def imagenet() -> Finetuning:
     """ImageNet-1K, ViT-B, 224 pixels, by the settings of BRIDLE's published scripts and MAE's augmentation.
 
     Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base IMAGENET --protocol imagenet --recipe imagenet
-    --out runs/imagenet``. 200 epochs of 1251 steps; not run by us.
+    --out runs/imagenet``. 200 epochs of 1251 steps: 2.7e19 FLOP, 19 hours. Not run by us.
     """
     finetune = FinetuneConfig(optim=_adamw(5e-4, 5 / 200, decay=0.05), layer_decay=0.65, mixup=0.8, cutmix=1.0)
     clips = {"rand_augment": 9.0, "erase": 0.25, "scale": (0.08, 1.0), "flip": True}
@@ -100,7 +104,7 @@ def kinetics() -> Finetuning:
     """Kinetics-400, ViT-B, 16 frames of 224 pixels, by the settings of BRIDLE's published scripts and VideoMAE's augmentation.
 
     Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base KINETICS --protocol kinetics-400 --recipe kinetics400
-    --out runs/k400``. 75 epochs; not run by us.
+    --out runs/k400``. 75 epochs of 240,000 films: 1.9e19 FLOP, 14 hours. Not run by us.
     """
     finetune = FinetuneConfig(optim=_adamw(7.5e-4, 5 / 75, decay=0.05), mixup=0.8, cutmix=1.0)
     clips = {"rand_augment": 7.0, "erase": 0.25, "scale": (0.25, 1.0), "flip": True}
