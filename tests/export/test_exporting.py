@@ -1,0 +1,133 @@
+"""The command and the folder: what is printed, refused and left behind."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from reference.untrained_runs import small_config, write_run
+
+from bridle.cli import main
+from bridle.errors import ConfigError, RunError
+from bridle.export import export_run, exporting
+from bridle.objectives.supervised import FinetuneConfig
+
+
+@pytest.fixture(scope="module")
+def picture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("export") / "pictures", small_config("image", "cold:1"))
+
+
+def front_matter(folder: Path) -> tuple[dict[str, Any], str]:
+    """Of the model card, and what follows it."""
+    _, head, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(head), text
+
+
+def test_the_command_writes_checks_and_says_so(
+    tiny_run: Path, tiny_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed (pip install 'bridle[transformers]')")
+    monkeypatch.setenv("COLUMNS", "200")
+    out = tmp_path / "made" / "here"
+    call = ["export", str(tiny_run), "--to", "hf", "--out", str(out), "--licence", "cc-by-4.0", "--name", "Tiny sounds"]
+    assert main([*call, "--trained-on", str(tiny_folder)]) == 0
+    said = capsys.readouterr().out
+    assert "done for transformers" in said
+    assert said.count("features, AutoModel") == 3
+    assert said.count("equal") == 3
+    head, text = front_matter(out)
+    assert head["license"] == "cc-by-4.0"
+    assert head["library_name"] == "bridle"
+    assert head["pipeline_tag"] == "feature-extraction"
+    assert {"bridle", "audio", "tokenizer"} <= set(head["tags"])
+    for part in (
+        "# Tiny sounds",
+        "bridle.export.hf.register()",
+        "extractor(waveform, sampling_rate=16000)",
+        "10 sounds, 0.2 minutes. Training took 6 steps of",
+        "| 3-encoder | 2 steps | 2 | code/0 ",
+        "| encoder | ViT, width 32, depth 2, 2 heads |",
+        "## Codebooks",
+    ):
+        assert part in text, part
+    assert sorted(path.name for path in out.parent.iterdir()) == ["here"]
+    assert oct((out / "model.safetensors").stat().st_mode) == oct((out / "README.md").stat().st_mode)
+    assert main(call) == 1
+    assert "exists and is not an empty folder; choose another --out" in capsys.readouterr().err
+
+
+def test_wrong_calls_are_one_line(picture_run: Path, tiny_run: Path, tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    def fails(*arguments: object) -> str:
+        assert main(["export", *map(str, arguments), "--out", str(tmp_path / "out")]) == 1
+        error = str(capsys.readouterr().err)
+        assert error.startswith("bridle: ")
+        assert error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+        return error
+
+    assert "no target 'onx'; did you mean 'onnx'?" in fails(picture_run, "--to", "onx")
+    assert "no target 'coreml'; take hf, onnx or timm" in fails(picture_run, "--to", "coreml")
+    assert "name it, such as --licence apache-2.0" in fails(picture_run, "--to", "hf")
+    assert "licence is 'MIT License'" in fails(picture_run, "--to", "hf", "--licence", "MIT License")
+    assert "this run is for audio, and timm's ViT is for images; take --to hf" in fails(tiny_run, "--to", "timm")
+    assert "is not a run folder" in fails(tmp_path / "nowhere", "--to", "timm")
+    (tiny_folder.parent / "other").mkdir(exist_ok=True)
+    shutil.copy(tiny_folder / "a" / "sound-0.wav", tiny_folder.parent / "other")
+    error = fails(tiny_run, "--to", "onnx", "--trained-on", tiny_folder.parent / "other")
+    assert "the 1 files of --trained-on are not those of the run" in error
+
+
+def test_an_empty_folder_is_taken_and_a_file_is_not(picture_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    made = export_run(picture_run, tmp_path / "empty", to="timm")
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == set(made.files)
+    head, text = front_matter(tmp_path / "empty")
+    assert "license" not in head
+    assert "trained elsewhere" in text
+    assert "discrete codes" not in text, "timm has no place for them"
+    assert any(note.startswith("codes: timm has no place") for note in made.notes)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="file exists and is not an empty folder"):
+        export_run(picture_run, tmp_path / "file", to="timm")
+
+
+def test_of_a_fine_tuned_run_the_encoder_is_exported(tmp_path: Path) -> None:
+    config = small_config("image")
+    tuned = dataclasses.replace(config, phases="supervised:1", finetune=FinetuneConfig(label="class", classes=("a", "b")))
+    made = export_run(write_run(tmp_path / "run", tuned), tmp_path / "out", to="timm", licence="mit")
+    assert made.notes[0].startswith("classifier: it is not part of an export")
+    assert "fine-tuned with labels" in front_matter(tmp_path / "out")[1]
+    assert max(check.difference for check in made.checks) < 1e-4
+
+
+def test_a_full_disk_leaves_nothing(picture_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write_card", full)
+    with pytest.raises(RunError, match=r"cannot write out to .*: No space left on device"):
+        export_run(picture_run, tmp_path / "out", to="timm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(picture_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "check_timm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_run(picture_run, tmp_path / "out", to="timm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("to", "module", "extra"), [("onnx", "onnxscript", "onnx"), ("hf", "transformers", "transformers")])
+def test_a_missing_library_names_the_extra(
+    to: Any, module: str, extra: str, picture_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(ConfigError, match=rf"--to {to} needs .*: pip install 'bridle\[{extra}\]'"):
+        export_run(picture_run, tmp_path / "out", to=to, licence="mit")
+    assert list(tmp_path.iterdir()) == []
