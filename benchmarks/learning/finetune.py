@@ -1,9 +1,9 @@
 """What is pretraining worth when labels are few? Fine-tuning from a pretrained encoder and from a new one, equal steps.
 
 Sounds: esc10, official 5 folds. Pictures: fashion_mnist, 1 % of the training labels, official test. The encoder was pretrained
-without labels by ``audio-small`` on the sound of esc10, fsdd and grid_s1, by ``image-small`` on the training pictures, with the
-seed of the fine-tuning. From scratch there is no layer-wise lr decay, which is for layers that know something already; all
-else is equal. Runs go on where they were.
+without labels by ``audio-demo`` on the sound of esc10, by ``image-small`` on the training pictures, with the seed of the
+fine-tuning. From scratch there is no layer-wise lr decay, which is for layers that know something already; all else is equal.
+Runs go on where they were.
 Command: ``python benchmarks/learning/finetune.py --medium audio --data DATA --out RUNS``. The last line is one JSON document.
 """
 
@@ -14,7 +14,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from runs import UNLABELLED, machine, mean_text, train
+from runs import machine, mean_text, train
 
 from bridle.data.columns import Columns
 from bridle.data.manifest import read_manifest
@@ -32,8 +32,9 @@ PRETRAINED, SCRATCH = "pretrained", "from scratch"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is learnt: unlabelled files, labelled ones, how they are parted, and for how long."""
+    """What is learnt: unlabelled files, how an encoder is made of them, labelled files, how they are parted, how long."""
 
+    recipe: str
     unlabelled: tuple[str, ...]
     labelled: tuple[str, ...]
     columns: Columns
@@ -42,8 +43,9 @@ class Task:
 
 
 TASKS = {
-    "audio": Task(UNLABELLED, ("esc10/meta.csv",), Columns("class", fold="fold"), 0, "supervised:600steps"),
+    "audio": Task("audio-demo", ("esc10/audio",), ("esc10/meta.csv",), Columns("class", fold="fold"), 0, "supervised:300steps"),
     "image": Task(
+        "image-small",
         tuple(f"fashion_mnist/train-{number:02d}.tar" for number in range(6)),
         (*(f"fashion_mnist/train-{number:02d}.tar" for number in range(6)), "fashion_mnist/test-00.tar"),
         Columns("class", split="split"),
@@ -92,9 +94,8 @@ def main() -> None:
     task = TASKS[arguments.medium]
     results: dict[str, list[float]] = {PRETRAINED: [], SCRATCH: []}
     for seed in arguments.seeds:
-        name = f"{arguments.medium}-small"
-        run = arguments.out / f"{name}-seed{seed}"
-        train(dataclasses.replace(recipe(name), seed=seed), [arguments.data / part for part in task.unlabelled], run)
+        run = arguments.out / f"{task.recipe}-seed{seed}"
+        train(dataclasses.replace(recipe(task.recipe), seed=seed), [arguments.data / part for part in task.unlabelled], run)
         for method, values in results.items():
             values.append(score(task, arguments.data, arguments.out, run, method, seed))
             print(f"seed {seed}, {method}: {values[-1]:.1f}", flush=True)
