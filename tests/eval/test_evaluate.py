@@ -14,13 +14,14 @@ from bridle.config import from_dict, to_dict
 from bridle.data.audio import AudioLoader
 from bridle.data.manifest import read_manifest
 from bridle.data.quarantine import BadFile
-from bridle.errors import DataError
+from bridle.errors import ConfigError, DataError
 from bridle.eval import evaluate as evaluate_module
-from bridle.eval.evaluate import PROBING, RANDOM, READING, RUN, Columns, Evaluation, evaluate_run
-from bridle.eval.features import BAG_OF_CODES
+from bridle.eval.evaluate import PROBING, RANDOM, READING, RUN, Columns, Evaluation, Plan, evaluate_run
+from bridle.eval.features import BAG_OF_CODES, Choice, collect_features
 from bridle.eval.gain import paired_gain
 from bridle.eval.intervals import t_interval
 from bridle.eval.protocol import FeatureSet, ProbeResult, SplitResult, evaluate, knn_probe, linear_probe
+from bridle.eval.tags import TagEvaluation, evaluate_tags_run
 from bridle.inference import load
 
 CELLS = {
@@ -215,3 +216,160 @@ def test_command_explains_errors_in_one_line(tiny_run, manifest, tmp_path, capsy
     message = capsys.readouterr().err
     assert message.startswith("bridle: there is no label column 'clas'")
     assert message.count("\n") == 1
+
+
+def everything(**change):
+    return Plan(
+        **{"probes": ("knn", "batchnorm", "attentive"), "shots": (1, 2), "num_draws": 2, "retrieval": True, "details": True}
+        | change
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(model, manifest):
+    return evaluate_run(model, manifest, Columns("class", fold="fold"), plan=everything())
+
+
+def test_a_plan_adds_probes_few_shot_retrieval_and_details(whole, evaluation):
+    by_name = {row.features: row for row in whole.rows}
+    assert [row.features for row in whole.rows] == [row.features for row in evaluation.rows]
+    for name, row in by_name.items():
+        own = ["knn", "batchnorm"] + (["attentive"] if name in (RUN, RANDOM) else [])
+        assert list(row.probes) == own
+        assert [shot.shots for shot in row.few_shot] == [1, 2]
+        assert row.retrieval.num_queries == 10
+    assert [row.probes["knn"] for row in whole.rows] == [row.probes["knn"] for row in evaluation.rows]
+    assert [(gain.probe, gain.over) for gain in whole.gains if gain.probe == "attentive"] == [("attentive", RANDOM)]
+    best = max(by_name[RUN].probes.values(), key=lambda result: result.accuracy)
+    assert (whole.details.features, whole.details.probe) == (RUN, best.probe)
+    right = sum(
+        name == CELLS["class"][i] for split in best.splits for i, name in zip(split.test_index, split.predictions, strict=True)
+    )
+    assert whole.details.metrics.accuracy == pytest.approx(right / 10)
+    assert from_dict(Evaluation, json.loads(json.dumps(to_dict(whole), allow_nan=False))) == whole
+
+
+def test_classes_with_too_few_clips_and_clips_alone_are_noted(model, manifest):
+    columns = {**CELLS, "class": ["rare", *CELLS["class"][1:]]}
+    plan = Plan(("knn",), shots=(1, 3), num_draws=2, retrieval=True)
+    found = evaluate_run(model, replace(manifest, columns=columns), Columns("class", split="split"), plan=plan)
+    assert found.notes == ("few-shot 3: 2 classes have fewer training clips in some split; all of those are taken",)
+    columns = {**CELLS, "class": [*CELLS["class"][:8], "rare", "high"]}
+    found = evaluate_run(model, replace(manifest, columns=columns), Columns("class", split="split"), plan=plan)
+    assert found.notes[-1] == "retrieval leaves out 1 clip without another of the same class to be found"
+
+
+def test_progress_counts_everything_that_is_asked_for(model, manifest):
+    seen = []
+    plan = everything(probes=("knn", "attentive"), details=False)
+    evaluate_run(model, manifest, Columns("class", split="split"), on_progress=lambda *state: seen.append(state), plan=plan)
+    assert [state for state in seen if state[0] == PROBING] == [(PROBING, i, 14) for i in range(15)]
+
+
+def test_layers_are_joined_to_one_vector(model, manifest):
+    choice = Choice((1, 2), concatenate=True)
+    apart = collect_features({"run": model}, manifest, layers=(1, 2)).features["run"]
+    joined = collect_features({"run": model}, manifest, choice=choice).features["run"]
+    assert list(joined) == [f"{pooling} of layers 1 + 2" for pooling in ("mean", "time", "statistics")]
+    for pooling in ("mean", "statistics"):
+        expected = torch.cat([apart[f"{pooling} of layer 1"], apart[pooling]], dim=1)
+        torch.testing.assert_close(joined[f"{pooling} of layers 1 + 2"], expected)
+    plan = Plan(probes=("knn",), concatenate=True)
+    found = evaluate_run(model, manifest, Columns("class", fold="fold"), layers=(1, 2), plan=plan)
+    first = evaluate_run(model, manifest, Columns("class", split="split"), layers=(1,), plan=Plan(("attentive",)))
+    assert first.rows[-1].probes["attentive"].splits[0].pooling == "patches of layer 1"
+    assert {split.pooling for split in found.rows[2].probes["knn"].splits} <= set(joined)
+    with pytest.raises(ConfigError, match="layer 2 alone cannot be concatenated"):
+        evaluate_run(model, manifest, Columns("class"), layers=(2,), plan=plan)
+
+
+def test_patches_are_those_of_the_highest_layer(model, manifest):
+    found = collect_features({"run": model}, manifest, choice=Choice((2, 1), patch_gigabytes=1.0)).patches["run"]
+    for entry, clip in zip(manifest.entries, found.clips, strict=True):
+        expected = model.features(entry.path, layer=2).flatten(0, 1)
+        normal = torch.nn.functional.layer_norm(expected, expected.shape[-1:])
+        torch.testing.assert_close(clip.float(), normal, atol=5e-3, rtol=5e-3)
+    with pytest.raises(DataError, match="limit is 1e-09 GB"):
+        collect_features({"run": model}, manifest, choice=Choice(None, patch_gigabytes=1e-9))
+
+
+def test_cells_that_say_nan_are_left_out_with_a_note(model, manifest):
+    columns = {**CELLS, "class": ["nan", "NaN", *CELLS["class"][2:]]}
+    found = evaluate_run(model, replace(manifest, columns=columns), Columns("class", split="split"), plan=Plan(("knn",)))
+    assert found.classes == ("high", "low")
+    assert "left out: 2 clips without label (column 'class')" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probes": ()}, "probes are none; name one or more of knn, linear, batchnorm, attentive"),
+        ({"probes": ("svm",)}, "probes are svm"),
+        ({"probes": ("knn", "knn")}, "each once"),
+        ({"shots": (5, 0)}, "few-shot probes take 0 clips and 2 draws; at least 1 and 2 are needed"),
+        ({"num_draws": 1}, "few-shot probes take 1 clips and 1 draws"),
+        ({"probes": ("attentive",)}, "few-shot probes take the features that knn, linear or batchnorm chose"),
+    ],
+)
+def test_plans_that_cannot_be_are_errors(change, message):
+    with pytest.raises(ConfigError, match=message):
+        everything(**change)
+
+
+TAGS = ["low;long", "high", "low", "high;long", "low", "high;long", "low;long", "high", ";", "low;high"]
+
+
+def test_tags_of_a_run(model, manifest):
+    tagged = replace(manifest, columns={**CELLS, "tags": TAGS})
+    found = evaluate_tags_run(model, tagged, Columns("tags", split="split"), separator=";")
+    assert found.classes == ("high", "long", "low")
+    assert [row.features for row in found.rows] == [AudioLoader.baseline_name, RANDOM, RUN, BAG_OF_CODES]
+    assert len(found.clips) == 10
+    assert found.rows[0].result.splits[0].test_index == (4, 5, 8)
+    assert from_dict(TagEvaluation, json.loads(json.dumps(to_dict(found), allow_nan=False))) == found
+    with pytest.raises(DataError, match="the separator of labels is empty"):
+        evaluate_tags_run(model, tagged, Columns("tags"), separator="")
+
+
+def test_command_prints_what_was_asked_for(tiny_run, manifest, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    table, target = write_table(tmp_path / "table.csv", manifest), tmp_path / "evaluation.json"
+    asked = ["--probes", "knn", "attentive", "--few-shot", "1", "2", "--shots-seeds", "2", "--retrieval", "--details"]
+    common = ["evaluate", str(tiny_run), table, "--label", "class", "--fold", "fold", "--path", "sound", "--device", "cpu"]
+    assert cli.main([*common, *asked, "--json", str(target)]) == 0
+    printed = capsys.readouterr().out
+    for text in (
+        "attentive % (95 %)",
+        "few-shot linear probe",
+        "1 of each class % (95 %)",
+        "recall@5 %",
+        "balanced accuracy",
+        "calibration error",
+        "class, taken for",
+    ):
+        assert text in printed
+    found = from_dict(Evaluation, {k: v for k, v in json.loads(target.read_text()).items() if k not in ("run", "manifest")})
+    assert f"accuracy {100 * found.details.metrics.accuracy:.1f} %" in printed
+
+
+def test_command_without_new_flags_prints_no_more_than_before(tiny_run, manifest, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    table = write_table(tmp_path / "table.csv", manifest)
+    assert cli.main(["evaluate", str(tiny_run), table, "--label", "class", "--split", "split", "--path", "sound"]) == 0
+    printed = capsys.readouterr().out
+    assert not any(text in printed for text in ("few-shot", "retrieval", "attentive", "batch-norm", "balanced"))
+
+
+def test_command_evaluates_tags(tiny_run, manifest, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setitem(CELLS, "tags", TAGS)
+    table = write_table(tmp_path / "table.csv", manifest)
+    common = ["evaluate", str(tiny_run), table, "--label", "tags", "--split", "split", "--path", "sound", "--device", "cpu"]
+    assert cli.main([*common, "--multi-label", "--separator", ";", "--details"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("10 clips, 3 tags", "batch-norm head, mAP %", "average precision %", "long"):
+        assert text in printed
+    assert cli.main([*common, "--multi-label", "--probes", "batchnorm", "knn"]) == 1
+    assert capsys.readouterr().err == (
+        "bridle: 'knn' is for one class per clip; with --multi-label the probe is batchnorm, so leave it out\n"
+    )

@@ -9,7 +9,7 @@ import torch
 from bridle.data.audio import AudioLoader
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.errors import ConfigError, DataError, DecodeError, QuantizerError
-from bridle.eval import features
+from bridle.eval import code_features
 from bridle.eval.codes import bag_of_codes, code_report, label_churn
 from bridle.eval.features import BAG_OF_CODES, collect_features, default_layers
 from bridle.inference import load, random_model
@@ -150,7 +150,7 @@ def test_without_a_fitted_tokenizer_there_are_no_codes(model, manifest):
 
 
 def test_codes_of_a_large_set_are_a_sample_of_its_windows(model, manifest, collected, monkeypatch):
-    monkeypatch.setattr(features, "CODE_WINDOWS", 3)
+    monkeypatch.setattr(code_features, "CODE_WINDOWS", 3)
     small, again, other = (collect_features({"run": model}, manifest, seed=seed).codes for seed in (0, 0, 1))
     assert small == again
     assert small.report != other.report

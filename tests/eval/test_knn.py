@@ -7,7 +7,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 
 from bridle.errors import DataError
-from bridle.eval.knn import fit_standardisation, knn_predictions, nearest, plain_votes, weighted_votes
+from bridle.eval.knn import (
+    fit_standardisation,
+    knn_predictions,
+    knn_probabilities,
+    nearest,
+    plain_votes,
+    weighted_votes,
+)
 
 
 def blobs(num=120, width=20, num_classes=4, seed=0):
@@ -113,3 +120,17 @@ def test_k_out_of_range_is_an_error():
         knn_predictions(features, labels, features, [0])
     with pytest.raises(DataError, match="1 to the number of training rows, 120"):
         nearest(features, features, 121)
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_probabilities_are_shares_of_the_votes(k):
+    features, labels = blobs()
+    found = knn_probabilities(features[:80], 10 * labels[:80], features[80:], k, temperature=None)
+    scaler = StandardScaler().fit(features[:80].double().numpy())
+    unit = normalize(scaler.transform(features.double().numpy()))
+    theirs = KNeighborsClassifier(k).fit(unit[:80], labels[:80].numpy()).predict_proba(unit[80:])
+    np.testing.assert_allclose(found, theirs, atol=0.5 / k)  # tie-breakers are worth a quarter of a vote in all, at most
+    weighted = knn_probabilities(features[:80], labels[:80], features[80:], k)
+    np.testing.assert_allclose(weighted.sum(dim=1), 1)
+    predicted = knn_predictions(features[:80], labels[:80], features[80:], [k])[0]
+    assert torch.equal(weighted.argmax(dim=1), predicted)

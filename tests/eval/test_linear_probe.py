@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from bridle.errors import DataError
-from bridle.eval.linear_probe import fit_path, linear_predictions
+from bridle.eval.linear_probe import fit_path, linear_predictions, linear_probabilities
 
 STRENGTHS = [1e-4, 1e-2, 1.0, 100.0]
 
@@ -135,3 +135,12 @@ def test_errors_name_the_value():
         fit_path(features, labels, [])
     with pytest.raises(DataError, match="NaN or infinity, first in row 3"):
         fit_path(features.index_fill(0, torch.tensor([3]), torch.nan), labels, [1.0])
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_probabilities_are_scikit_learns(num_classes):
+    features, labels = blobs(300, 12, num_classes)
+    scaler = StandardScaler().fit(features[:200].numpy())
+    reference = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000).fit(scaler.transform(features[:200]), labels[:200])
+    found = linear_probabilities(features[:200], 3 * labels[:200], features[200:], 0.1)
+    np.testing.assert_allclose(found, reference.predict_proba(scaler.transform(features[200:])), atol=1e-4)

@@ -12,7 +12,7 @@ from bridle.config import to_dict
 from bridle.errors import DataError
 from bridle.eval.intervals import t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions
-from bridle.eval.linear_probe import linear_predictions
+from bridle.eval.linear_probe import linear_predictions, linear_probabilities
 from bridle.eval.protocol import (
     FeatureSet,
     Probe,
@@ -251,7 +251,7 @@ def test_ranking_trains_on_few_clips_and_the_chosen_probe_on_all() -> None:
 
         return predict
 
-    probe = Probe("linear", (0.1, 1.0), record("predict"), record("select"), num_ranking=50)
+    probe = Probe("linear", (0.1, 1.0), record("predict"), record("select"), linear_probabilities, num_ranking=50)
     features = FeatureSet({"clip": rows}, labels)
     result = evaluate(features, probe)
     assert set(seen["select"]) == {(50, round(144 / 50, 3))}  # C weighs the sum over clips: fewer of them, a larger C

@@ -16,11 +16,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from bridle.commands.display import ProgressReporter, console, table
+from bridle.commands.published import read_published
 from bridle.data.audio import AudioConfig
 from bridle.data.columns import Columns
 from bridle.data.image import ImageConfig
 from bridle.data.manifest import Manifest, read_manifest
-from bridle.data.protocols import read_protocol
+from bridle.data.medium import Medium
 from bridle.data.video import VideoConfig
 from bridle.distributed import process_group, rank, usable_device
 from bridle.errors import ConfigError
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str]) -> int:
     source = Path(arguments[0])
     listed: Manifest | None = None
     if parsed.protocol is not None:
-        parsed, listed = with_protocol(parsed)
+        parsed, listed = with_protocol(parsed, RunFolder(source).read_config().medium)
     config = _config(parsed, source)
     device = None if parsed.device == "auto" else usable_device(parsed.device)
     columns = Columns(parsed.finetune.label, parsed.fold, parsed.split, parsed.group)
@@ -189,18 +190,14 @@ def _parse(arguments: Sequence[str]) -> Arguments:
     return tyro.cli(kind, args=list(arguments[1:]), prog=prog, description=_DESCRIPTION, default=default)
 
 
-def with_protocol(parsed: Arguments) -> tuple[Arguments, Manifest]:
+def with_protocol(parsed: Arguments, medium: Medium) -> tuple[Arguments, Manifest]:
     """The arguments with the columns of a published set, and its clips."""
     assert parsed.protocol is not None
-    if len(parsed.manifest) != 1 or parsed.finetune.label or parsed.fold or parsed.split or parsed.group:
-        raise ConfigError(f"--protocol {parsed.protocol} says labels and splits itself: give the set's folder alone")
-    data = read_protocol(parsed.protocol, parsed.manifest[0])
-    for note in data.notes:
-        console().print(f"note: {note}", markup=False, soft_wrap=True)
+    named = (parsed.finetune.label, parsed.fold, parsed.split, parsed.group)
+    data = read_published(parsed.protocol, parsed.manifest, named, medium)
     columns, protocol = data.columns, data.protocol
     labels = replace(parsed.finetune, label=columns.label, multi_label=protocol.multi_label, separator=protocol.separator)
-    named = replace(parsed, finetune=labels, fold=columns.fold, split=columns.split, group=columns.group)
-    return named, data.manifest
+    return replace(parsed, finetune=labels, fold=columns.fold, split=columns.split, group=columns.group), data.manifest
 
 
 def _config(parsed: Arguments, run: Path) -> RunConfig:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from bridle.data.manifest import Manifest
 from bridle.errors import DataError
 
+_EMPTY = ("", "nan")  # tables that were written with missing values say nan
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -41,7 +43,7 @@ class Columns:
 
 
 def with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[str]]:
-    """The clips with a value in every column that is used, and notes about the others.
+    """The clips with a value in every column that is used, and notes about the others. ``nan`` is no value.
 
     Raises:
         DataError: there is no such column (names the nearest), or no clip is left.
@@ -57,7 +59,7 @@ def with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[str
         )
     kept = list(range(len(manifest)))
     for role, column in columns.named.items():
-        filled = [row for row in kept if manifest.columns[column][row].strip()]
+        filled = [row for row in kept if manifest.columns[column][row].strip().lower() not in _EMPTY]
         if len(filled) < len(kept):
             notes.append(f"left out: {count(len(kept) - len(filled), 'clip')} without {role} (column '{column}')")
         if not filled:

@@ -1,1 +1,1 @@
-"""Frozen features and codes, judged: linear probe, nearest neighbours, nested choice of both, statistics of codes."""
+"""Frozen features and codes, judged: probes, few-shot, retrieval, tags, nested choices, metrics, statistics of codes."""

@@ -2,63 +2,109 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
 
-import torch
-
+from bridle.data.columns import Columns, count
 from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
-from bridle.errors import DataError
-from bridle.eval.features import BAG_OF_CODES, CodeStatistics, Collected, collect_features
+from bridle.errors import ConfigError
+from bridle.eval.attentive import AttentiveConfig, attentive_probe
+from bridle.eval.batchnorm_head import BatchNormConfig, batchnorm_probe
+from bridle.eval.details import Details, detail
+from bridle.eval.features import BAG_OF_CODES, Choice, CodeStatistics
+from bridle.eval.few_shot import FewShot, few_shot
 from bridle.eval.gain import Gain, paired_gain
-from bridle.eval.protocol import FeatureSet, ProbeResult, choose_splits, evaluate, knn_probe, linear_probe
-from bridle.inference import Model, random_model
+from bridle.eval.labelled import (
+    PROBING,
+    RANDOM,
+    READING,
+    RUN,
+    Labelled,
+    OnProgress,
+    Reading,
+    read_labelled,
+    silent,
+)
+from bridle.eval.patches import PATCH_GIGABYTES
+from bridle.eval.protocol import FeatureSet, Probe, ProbeResult, evaluate, knn_probe, linear_probe
+from bridle.eval.retrieval import Retrieval, retrieval
+from bridle.inference import Model
 
-RANDOM, RUN = "random encoder", "this run"
-READING, PROBING = "reading files", "fitting probes"
+__all__ = [
+    "PROBING",
+    "RANDOM",
+    "READING",
+    "RUN",
+    "Columns",
+    "Evaluation",
+    "OnProgress",
+    "Plan",
+    "ProbeName",
+    "Row",
+    "evaluate_run",
+]
 
-OnProgress = Callable[[str, int, int], object]
-"""``(stage, done, total)``; the stage is READING or PROBING."""
+ProbeName = Literal["knn", "linear", "batchnorm", "attentive"]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which columns of the manifest say what.
+class Plan:
+    """What :func:`evaluate_run` is asked for.
 
     Attributes:
-        label: the class of each clip.
-        fold: the official fold, left out in turn; or None.
-        split: train, validation or test; or None. Not together with ``fold``.
-        group: clips of one group are never on both sides of a split; or None.
+        probes: by name, each once.
+        concatenate: one vector of all the layers for each pooling, instead of one of each layer.
+        shots: see :mod:`bridle.eval.few_shot`; none for no few-shot probes.
+        num_draws: of few-shot clips.
+        retrieval: see :mod:`bridle.eval.retrieval`.
+        details: metrics of the run's best probe, class by class.
+        patch_gigabytes: memory that patch features may take; only an attentive probe needs them.
 
     Raises:
-        DataError: both ``fold`` and ``split``.
+        ConfigError: no probe, an unknown one or one twice; few-shot probes on no clips, with fewer than two draws, or without
+            a probe that chooses features.
     """
 
-    label: str
-    fold: str | None = None
-    split: str | None = None
-    group: str | None = None
+    probes: tuple[ProbeName, ...] = ("knn", "linear")
+    concatenate: bool = False
+    shots: tuple[int, ...] = ()
+    num_draws: int = 5
+    retrieval: bool = False
+    details: bool = False
+    patch_gigabytes: float = PATCH_GIGABYTES
 
     def __post_init__(self) -> None:
-        if self.fold is not None and self.split is not None:
-            raise DataError(f"fold '{self.fold}' and split '{self.split}' are both given; name the official one only")
+        unknown = [name for name in self.probes if name not in get_args(ProbeName)]
+        if unknown or not self.probes or len(set(self.probes)) < len(self.probes):
+            given = " ".join(self.probes) or "none"
+            raise ConfigError(f"probes are {given}; name one or more of {', '.join(get_args(ProbeName))}, each once")
+        least = min(self.shots, default=1)
+        if least < 1 or self.num_draws < 2:
+            raise ConfigError(f"few-shot probes take {least} clips and {self.num_draws} draws; at least 1 and 2 are needed")
+        if self.shots and self.chooser is None:
+            raise ConfigError("few-shot probes take the features that knn, linear or batchnorm chose; add one (--probes)")
 
     @property
-    def named(self) -> dict[str, str]:
-        """Role -> column, of those that are given."""
-        roles = {"label": self.label, "fold": self.fold, "split": self.split, "group": self.group}
-        return {role: column for role, column in roles.items() if column is not None}
+    def chooser(self) -> ProbeName | None:
+        """The probe whose features few-shot probes take."""
+        pooled = [name for name in self.probes if name != "attentive"]
+        return "linear" if "linear" in pooled else next(iter(pooled), None)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Features by name and what each probe makes of them, by the probe's name."""
+    """Features by name and what each probe makes of them, by the probe's name.
+
+    Only encoders have patches for an attentive probe. ``few_shot`` and ``retrieval`` are there when they were asked for.
+    """
 
     features: str
     probes: dict[str, ProbeResult]
+    few_shot: tuple[FewShot, ...] = ()
+    retrieval: Retrieval | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +123,7 @@ class Evaluation:
         codes: statistics of the tokenizer's codes.
         notes: what a reader must know to trust the numbers.
         bad: files that could not be read.
+        details: of the run's best probe, when they were asked for.
     """
 
     fingerprint: str
@@ -90,6 +137,7 @@ class Evaluation:
     codes: CodeStatistics | None
     notes: tuple[str, ...]
     bad: tuple[BadFile, ...]
+    details: Details | None = None
 
 
 def evaluate_run(
@@ -101,8 +149,9 @@ def evaluate_run(
     batch_size: int = 16,
     seed: int = 0,
     on_progress: OnProgress | None = None,
+    plan: Plan | None = None,
 ) -> Evaluation:
-    """Probe a run's frozen features by kNN and linear probe, beside the medium's baseline and the same encoder before training.
+    """Probe a run's frozen features, beside the medium's baseline and the same encoder before training.
 
     Files that cannot be read, and clips with an empty cell in a column that is used, are left out with a note. Without
     fold and split column there are 5 stratified splits.
@@ -111,137 +160,115 @@ def evaluate_run(
         model: see :func:`bridle.inference.load`.
         manifest: labelled clips.
         columns: of the manifest.
-        layers: of the encoder to choose from, 1 to its depth; None for :func:`bridle.eval.features.default_layers`.
+        layers: of the encoder to choose from, 1 to its depth; None for :func:`bridle.eval.features.default_layers`. An
+            attentive probe takes the patches of the highest.
         batch_size: windows per forward pass.
-        seed: of stratified splits.
+        seed: of stratified splits, draws and probes that are trained step by step.
         on_progress: told how far the work is.
+        plan: which probes, and what else; None for kNN and linear probe.
 
     Raises:
-        DataError: a column that does not exist (names the nearest), a single class, no readable clip, or splits that
-            cannot be made.
-        ConfigError: there is no such layer.
+        DataError: a column that does not exist (names the nearest), a single class, no readable clip, splits that
+            cannot be made, or patch features that need too much memory.
+        ConfigError: there is no such layer, or it cannot be concatenated.
         QuantizerError: the tokenizer's vectors are not finite.
     """
-    told = on_progress or _silent
-    manifest, notes = _with_cells(manifest, columns)
-    # A wrong column must not show only after the files were read.
-    choose_splits(_feature_set(manifest, columns, {"none": torch.zeros(len(manifest), 1)}), seed)
-    collected = _collect(model, manifest, layers, batch_size, seed, told)
-    manifest = _subset(manifest, collected.rows)
-    names = [model.loader.baseline_name, RANDOM, RUN, BAG_OF_CODES]
-    rows = _probe(manifest, columns, collected, [name for name in names if name in collected.features], seed, told)
-    if collected.bad:
-        first = collected.bad[0]
-        notes.append(f"left out: {_count(len(collected.bad), 'unreadable file')}, first {first.key} ({first.reason})")
-    notes += dict.fromkeys(note for row in rows for result in row.probes.values() for note in result.notes)
-    labels = manifest.columns[columns.label]
+    asked = plan or Plan()
+    told = on_progress or silent
+    choice = Choice(
+        layers=None if layers is None else tuple(layers),
+        concatenate=asked.concatenate,
+        patch_gigabytes=asked.patch_gigabytes if "attentive" in asked.probes else None,
+    )
+    labelled = read_labelled(model, manifest, columns, Reading(choice, batch_size, seed), told)
+    names = [name for name in (model.loader.baseline_name, RANDOM, RUN, BAG_OF_CODES) if name in labelled.collected.features]
+    probed = {name: list(_probes(labelled, name, model, choice, asked, seed)) for name in names}
+    rows = _rows(labelled, probed, asked, seed, told)
     by_name = {row.features: row.probes for row in rows}
     gains = [
-        paired_gain(result, by_name[over][name], labels, over)
+        paired_gain(result, by_name[over][name], labelled.names, over)
         for name, result in by_name[RUN].items()
         for over in (model.loader.baseline_name, RANDOM)
+        if name in by_name.get(over, {})
     ]
     return Evaluation(
         fingerprint=model.fingerprint,
         recipe=model.config.recipe,
         columns=columns,
-        splits=_describe_splits(columns, rows[0]),
-        clips=tuple(entry.key for entry in manifest.entries),
-        classes=tuple(sorted(set(labels))),
+        splits=labelled.splits,
+        clips=tuple(entry.key for entry in labelled.manifest.entries),
+        classes=tuple(sorted(set(labelled.names))),
         rows=rows,
         gains=tuple(gains),
-        codes=collected.codes,
-        notes=tuple(notes),
-        bad=collected.bad,
+        codes=labelled.collected.codes,
+        notes=(*labelled.notes, *_notes(rows)),
+        bad=labelled.collected.bad,
+        details=_details(probed[RUN], by_name[RUN], seed) if asked.details else None,
     )
 
 
-def _collect(
-    model: Model, manifest: Manifest, layers: Sequence[int] | None, batch_size: int, seed: int, told: OnProgress
-) -> Collected:
+_Task = tuple[FeatureSet, Probe]
+
+
+def _probes(labelled: Labelled, name: str, model: Model, choice: Choice, plan: Plan, seed: int) -> Iterator[_Task]:
+    """The probes that suit the features called ``name``, with the features that each takes."""
+    pooled: dict[str, Callable[[], Probe]] = {
+        "knn": knn_probe,
+        "linear": linear_probe,
+        "batchnorm": partial(batchnorm_probe, config=BatchNormConfig(seed=seed)),
+    }
+    highest = max(choice.layers_of(model.depth))
+    title = "patches" if highest == model.depth else f"patches of layer {highest}"
+    config = AttentiveConfig(heads=model.config.encoder.heads, seed=seed)
+    for wanted in plan.probes:
+        if wanted in pooled:
+            yield labelled.feature_set(labelled.collected.features[name]), pooled[wanted]()
+        elif name in labelled.collected.patches:
+            patches = labelled.collected.patches[name]
+            yield labelled.feature_set({title: patches.numbers}), attentive_probe(patches, config=config)
+
+
+def _rows(labelled: Labelled, probed: dict[str, list[_Task]], plan: Plan, seed: int, told: OnProgress) -> tuple[Row, ...]:
+    total = sum(len(tasks) + bool(plan.shots) + plan.retrieval for tasks in probed.values())
     done = 0
 
-    def on_file() -> None:
+    def step() -> None:
         nonlocal done
+        told(PROBING, done, total)
         done += 1
-        told(READING, done, len(manifest))
 
-    models = {RUN: model, RANDOM: random_model(model.config, model.device, model.precision)}
-    return collect_features(models, manifest, layers=layers, batch_size=batch_size, on_file=on_file, seed=seed)
-
-
-def _probe(
-    manifest: Manifest, columns: Columns, collected: Collected, names: Sequence[str], seed: int, told: OnProgress
-) -> tuple[Row, ...]:
-    probes = (knn_probe(), linear_probe())
     rows: list[Row] = []
-    for name in names:
+    for name, tasks in probed.items():
+        features = labelled.feature_set(labelled.collected.features[name])
         results: dict[str, ProbeResult] = {}
-        for probe in probes:
-            told(PROBING, len(rows) * len(probes) + len(results), len(names) * len(probes))
-            results[probe.name] = evaluate(_feature_set(manifest, columns, collected.features[name]), probe, seed)
-        rows.append(Row(name, results))
-    told(PROBING, len(names) * len(probes), len(names) * len(probes))
+        for own, probe in tasks:
+            step()
+            results[probe.name] = evaluate(own, probe, seed)
+        shots: tuple[FewShot, ...] = ()
+        if plan.shots and plan.chooser is not None:
+            step()
+            shots = few_shot(features, results[plan.chooser], plan.shots, plan.num_draws, seed)
+        found = None
+        if plan.retrieval:
+            step()
+            found = retrieval(features, seed=seed)
+        if results or found:
+            rows.append(Row(name, results, shots, found))
+    step()
     return tuple(rows)
 
 
-def _feature_set(manifest: Manifest, columns: Columns, pooled: dict[str, torch.Tensor]) -> FeatureSet:
-    cells = {role: manifest.columns[column] for role, column in columns.named.items()}
-    return FeatureSet(pooled, cells["label"], cells.get("fold"), cells.get("split"), cells.get("group"))
+def _details(tasks: Sequence[_Task], results: dict[str, ProbeResult], seed: int) -> Details:
+    best = max(results.values(), key=lambda result: result.accuracy)
+    (task,) = (task for task in tasks if task[1].name == best.probe)
+    return detail(RUN, *task, best, seed=seed)
 
 
-def _with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[str]]:
-    """The clips with a value in every column that is used, and notes about the others."""
-    for role, column in columns.named.items():
-        if column not in manifest.columns:
-            raise DataError(_no_column(role, column, list(manifest.columns)))
-    unused = [name for name in ("fold", "split") if name in manifest.columns and name not in columns.named.values()]
-    notes = []
-    if unused and columns.fold is None and columns.split is None:
-        notes.append(
-            f"the manifest's column '{unused[0]}' is not used; where it is the official one, ask for --{unused[0]} {unused[0]}"
-        )
-    kept = list(range(len(manifest)))
-    for role, column in columns.named.items():
-        filled = [row for row in kept if manifest.columns[column][row].strip()]
-        if len(filled) < len(kept):
-            notes.append(f"left out: {_count(len(kept) - len(filled), 'clip')} without {role} (column '{column}')")
-        kept = filled
-    return _subset(manifest, kept), notes
-
-
-def _no_column(role: str, column: str, names: list[str]) -> str:
-    if not names:
-        return (
-            f"there is no {role} column '{column}': the manifest has no columns; give a CSV or parquet table with one, "
-            "or a folder with one folder for each class"
-        )
-    near = difflib.get_close_matches(column, names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    without = "" if role == "label" else f"; without --{role}, five parts of the clips are tested in turn"
-    return f"there is no {role} column '{column}'; the columns are {', '.join(names)}{hint}{without}"
-
-
-def _subset(manifest: Manifest, rows: Sequence[int]) -> Manifest:
-    columns = {name: [cells[row] for row in rows] for name, cells in manifest.columns.items()}
-    return Manifest(tuple(manifest.entries[row] for row in rows), columns, manifest.bad)
-
-
-def _describe_splits(columns: Columns, row: Row) -> str:
-    result = next(iter(row.probes.values()))
-    num = len(result.splits)
-    if columns.fold is not None:
-        text = f"{num} folds of column '{columns.fold}'"
-    elif columns.split is not None:
-        text = f"the split of column '{columns.split}'"
-    else:
-        text = f"{num} stratified splits"
-    return text + (f", groups of column '{columns.group}' kept together" if columns.group is not None else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    yield from dict.fromkeys(note for row in rows for result in row.probes.values() for note in result.notes)
+    for shot in rows[0].few_shot:
+        if shot.short:
+            yield f"few-shot {shot.shots}: {shot.short} classes have fewer training clips in some split; all of those are taken"
+    found = rows[0].retrieval
+    if found is not None and found.num_alone:
+        yield f"retrieval leaves out {count(found.num_alone, 'clip')} without another of the same class to be found"

@@ -32,16 +32,27 @@ def fit_standardisation(features: Tensor) -> Standardisation:
     Raises:
         DataError: ``features`` is not two-dimensional, has no rows, or holds NaN or infinity.
     """
-    if features.ndim != 2 or features.shape[0] == 0:
-        raise DataError(f"features have shape {tuple(features.shape)}; a probe needs (rows, columns) with at least 1 row")
+    check_features(features)
     rows = features.to(torch.float64)
-    if not bool(torch.isfinite(rows).all()):
-        row = int((~torch.isfinite(rows)).any(dim=1).nonzero()[0])
-        raise DataError(f"features hold NaN or infinity, first in row {row}; drop the row or check the encoder")
     mean = rows.mean(dim=0)
     deviation = (rows - mean).square().mean(dim=0).sqrt()
     constant = deviation <= _CONSTANT * rows.abs().amax(dim=0)
     return Standardisation(mean, deviation.masked_fill(constant, 1.0))
+
+
+def check_features(features: Tensor) -> None:
+    """Refuse features (N, D) that no probe can use.
+
+    Raises:
+        DataError: they are not two-dimensional, have no rows, or hold NaN or infinity.
+    """
+    if features.ndim != 2 or features.shape[0] == 0:
+        raise DataError(f"features have shape {tuple(features.shape)}; a probe needs (rows, columns) with at least 1 row")
+    bad = (~torch.isfinite(features)).any(dim=1)
+    if bool(bad.any()):
+        raise DataError(
+            f"features hold NaN or infinity, first in row {int(bad.nonzero()[0])}; drop the row or check the encoder"
+        )
 
 
 def nearest(train: Tensor, queries: Tensor, k: int, chunk: int = 1024) -> tuple[Tensor, Tensor]:
@@ -109,22 +120,49 @@ def knn_predictions(
     Raises:
         DataError: a k below 1, or features that cannot be standardised (see :func:`fit_standardisation`).
     """
+    classes, coded = torch.unique(labels, return_inverse=True)
+    votes = _votes(train, coded, queries, ks, len(classes), temperature)
+    return torch.stack([classes[each.argmax(dim=1)] for each in votes])
+
+
+def knn_probabilities(train: Tensor, labels: Tensor, queries: Tensor, k: float, temperature: float | None = 0.07) -> Tensor:
+    """Share of the votes of every class that occurs in ``labels``, ascending, for every query: (queries, classes) float64.
+
+    Arguments and errors as for :func:`knn_predictions`, which takes the class with most votes.
+    """
+    classes, coded = torch.unique(labels, return_inverse=True)
+    votes = _votes(train, coded, queries, (k,), len(classes), temperature)[0].double()
+    return votes / votes.sum(dim=1, keepdim=True)
+
+
+def unit_rows(train: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (N, D) and (queries, D) standardised on the training rows, then scaled to unit length, float32.
+
+    Raises:
+        DataError: they cannot be standardised (see :func:`fit_standardisation`).
+    """
     standardisation = fit_standardisation(train)
     unit_train, unit_queries = (F.normalize(standardisation.apply(x), dim=1).float() for x in (train, queries))
-    classes, coded = torch.unique(labels, return_inverse=True)
+    return unit_train, unit_queries
+
+
+def _votes(
+    train: Tensor, coded: Tensor, queries: Tensor, ks: Sequence[float], num_classes: int, temperature: float | None
+) -> list[Tensor]:
+    """Votes (queries, classes) for every k; neighbours are found once for all of them."""
+    unit_train, unit_queries = unit_rows(train, queries)
     counts = [min(int(k), train.shape[0]) for k in ks]
     if min(counts) < 1:
         raise DataError(f"k is {min(counts)}; it must be at least 1")
     similarity, index = nearest(unit_train, unit_queries, max(counts))
-    predictions = []
+    votes = []
     for k in counts:
         near, near_labels = similarity[:, :k], coded[index[:, :k]]
         if temperature is None:
-            votes = plain_votes(near, near_labels, len(classes))
+            votes.append(plain_votes(near, near_labels, num_classes))
         else:
-            votes = weighted_votes(near, near_labels, len(classes), temperature)
-        predictions.append(classes[votes.argmax(dim=1)])
-    return torch.stack(predictions)
+            votes.append(weighted_votes(near, near_labels, num_classes, temperature))
+    return votes
 
 
 def _sum_per_class(weights: Tensor, labels: Tensor, num_classes: int) -> Tensor:

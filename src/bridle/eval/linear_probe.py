@@ -104,6 +104,11 @@ def linear_predictions(
     return torch.stack([probe.predict(queries) for probe in probes])
 
 
+def linear_probabilities(train: Tensor, labels: Tensor, queries: Tensor, strength: float) -> Tensor:
+    """Probability of every class that occurs in ``labels``, ascending, for every query: (M, classes); see :func:`fit_path`."""
+    return fit_path(train, labels, (strength,))[0].logits(queries).softmax(dim=1)
+
+
 def _principal_axes(rows: Tensor) -> Tensor:
     """Orthonormal (D, P) that spans the rows (N, D), P at most min(N, D), along the directions of their variance.
 

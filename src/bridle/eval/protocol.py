@@ -19,13 +19,15 @@ from torch import Tensor
 
 from bridle.errors import DataError
 from bridle.eval.intervals import t_interval, wilson_interval
-from bridle.eval.knn import knn_predictions
-from bridle.eval.linear_probe import linear_predictions
+from bridle.eval.knn import knn_predictions, knn_probabilities
+from bridle.eval.linear_probe import linear_predictions, linear_probabilities
 from bridle.eval.splits import Indices, Split, splits_from_folds, splits_from_split, stratified_splits
 from bridle.randomness import permutation
 
 Predict = Callable[[Tensor, Tensor, Tensor, Sequence[float]], Tensor]
 """``(train (n, D), labels (n,), queries (m, D), grid of G parameters) -> (G, m)`` predicted labels."""
+Probabilities = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""``(train (n, D), labels (n,), queries (m, D), parameter) -> (m, K)`` for the K values of the labels, ascending."""
 
 NUM_STRATIFIED_INNER = 4
 MAX_INNER_FOLDS = 10
@@ -70,7 +72,8 @@ class FeatureSet:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A classifier on frozen features. ``select``, maybe a faster ``predict``, ranks the grid on inner splits.
+    """A classifier on frozen features. ``select``, maybe a faster ``predict``, ranks the grid on inner splits. Where
+    ``probabilities`` are largest, there is what ``predict`` predicts.
 
     Ranking trains on at most ``num_ranking`` clips of an inner split (10 per class or a quarter of them if that is more), drawn
     at random; None for all of them. It is for parameters that weigh the sum over clips, as C does: ranking multiplies them by
@@ -81,6 +84,7 @@ class Probe:
     grid: tuple[float, ...]
     predict: Predict
     select: Predict
+    probabilities: Probabilities
     num_ranking: int | None = None
 
 
@@ -115,13 +119,13 @@ def linear_probe(strengths: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0
     """Logistic regression, C chosen among ``strengths``: ranked in float32, the chosen one fitted in float64."""
     # Ranking needs classes, not weights: 1e-4 takes twice the time (400 clips, 2048 columns) and ranks no better.
     select = partial(linear_predictions, tolerance=1e-3, max_iterations=100, dtype=torch.float32)
-    return Probe("linear", tuple(strengths), linear_predictions, select, num_ranking=1000)
+    return Probe("linear", tuple(strengths), linear_predictions, select, linear_probabilities, num_ranking=1000)
 
 
 def knn_probe(ks: Sequence[int] = (1, 3, 5, 10, 20, 50), temperature: float | None = 0.07) -> Probe:
     """Cosine nearest neighbours, k chosen among ``ks``; ``temperature`` None gives plain votes."""
     predict = partial(knn_predictions, temperature=temperature)
-    return Probe("knn", tuple(float(k) for k in ks), predict, predict)
+    return Probe("knn", tuple(float(k) for k in ks), predict, predict, partial(knn_probabilities, temperature=temperature))
 
 
 def evaluate(features: FeatureSet, probe: Probe, seed: int = 0) -> ProbeResult:
@@ -196,10 +200,10 @@ def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Spli
         units, limit = [features.folds[i] for i in rows], MAX_INNER_FOLDS
     num = min(limit, len(rows) if units is None else len(set(units)))
     parts = stratified_splits(labels, num, seed, units)
-    return [Split(part.name, rows[part.train_index], _thin(rows[part.test_index], MAX_INNER_TEST, seed)) for part in parts]
+    return [Split(part.name, rows[part.train_index], thin(rows[part.test_index], MAX_INNER_TEST, seed)) for part in parts]
 
 
-def _thin(index: Indices, num: int, seed: int) -> Indices:
+def thin(index: Indices, num: int, seed: int) -> Indices:
     """At most ``num`` of the rows, drawn by the seed, in their order."""
     if len(index) <= num:
         return index
@@ -250,7 +254,7 @@ class _Ranking:
         """At most as many of the training clips as ranking takes."""
         num = self._probe.num_ranking
         num = len(train_index) if num is None else max(num, 10 * len(set(self._features.labels)), len(train_index) // 4)
-        return _thin(train_index, num, self._seed)
+        return thin(train_index, num, self._seed)
 
 
 def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, chosen: tuple[str, float, float]) -> SplitResult:

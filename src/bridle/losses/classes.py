@@ -35,5 +35,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, positive_weights: Tens
 
 
 def smooth(targets: Tensor, smoothing: float, exclusive: bool) -> Tensor:
-    """Label smoothing (Szegedy et al., arXiv 1512.00567): ``(1 - e) y + e / C`` of ``exclusive`` classes, else ``(1 - e) y + e / 2``."""
+    """Label smoothing (arXiv 1512.00567) of targets (B, C): ``(1 - e) y + e / C`` of ``exclusive`` classes, else
+    ``(1 - e) y + e / 2``.
+    """
     return targets * (1 - smoothing) + smoothing / (targets.shape[-1] if exclusive else 2)

@@ -54,8 +54,8 @@ class OptimConfig:
 
 
 def layer_scale(name: str, depth: int, decay: float) -> float:
-    """Factor of the learning rate of a parameter under layer-wise lr decay (BEiT, arXiv 2106.08254): ``decay`` to the power of the
-    number of layers behind it.
+    """Factor of the learning rate of a parameter under layer-wise lr decay (BEiT, arXiv 2106.08254): ``decay`` to the power of
+    the number of layers behind it.
 
     Args:
         name: such as ``encoder.blocks.3.mlp.0.weight``. What of the encoder is in no block counts as before the first one, its
