@@ -19,7 +19,18 @@ BASE = {"errors", "grid", "randomness", "distributed", "config", "files"}
 MODELS = BASE | {"nn", "quantize", "models"}
 TRAINING = MODELS | {"media", "data", "masking", "mixing", "losses", "optim", "phases", "objectives", "train"}
 RUNS = TRAINING | {"run", "networks", "windows", "prediction", "inference"}
-WORK = RUNS | {"synthetic", "fetch", "eval", "recipes", "settings", "training", "probing", "pretraining", "finetuning", "importing"}
+WORK = RUNS | {
+    "synthetic",
+    "fetch",
+    "eval",
+    "recipes",
+    "settings",
+    "training",
+    "probing",
+    "pretraining",
+    "finetuning",
+    "importing",
+}
 COMMANDS = WORK | {"commands", "demo", "doctor", "flops", "export", "report", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
-from bridle.masking import MaskConfig, draw_masks, num_masked
+from bridle.masking import MaskConfig, draw_masks, drop_rows, num_masked
 
 KINDS = ("random", "time", "frequency", "tube", "block")
 GRID = PatchGrid(20, 8)
@@ -140,4 +140,60 @@ def test_bad_settings_name_value_and_limit() -> None:
 def test_global_random_state_is_untouched() -> None:
     before = torch.get_rng_state()
     draw_masks(MaskConfig(kind="block"), GRID, torch.full((3,), 20), torch.arange(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def num_rows(size: int, ratio: float) -> int:
+    return max(1, round(size * (1 - ratio)))
+
+
+@pytest.mark.parametrize("grid", [PatchGrid(20, 8), PatchGrid(1, 6, 7), PatchGrid(4, 3, 5)])
+@pytest.mark.parametrize("ratios", [(0.2, 0.25, 0.0), (0.5, 0.9, 0.3), (0.0, 0.0, 0.99)])
+def test_whole_rows_of_every_axis_are_dropped(grid: PatchGrid, ratios: tuple[float, float, float]) -> None:
+    steps = torch.tensor([grid.time, 1, max(1, grid.time // 2)])
+    found = drop_rows(grid, steps, torch.tensor([5, 6, 7]), ratios)
+    for row, clip_steps in enumerate(steps.tolist()):
+        kept = torch.zeros(grid.num_patches, dtype=torch.bool)
+        kept[sorted(chosen(found, row))] = True
+        cube = kept.reshape(grid.shape)
+        along = (cube.any(2).any(1), cube.any(2).any(0), cube.any(1).any(0))
+        assert torch.equal(cube, along[0][:, None, None] & along[1][:, None] & along[2])
+        assert not cube[clip_steps:].any()
+        wanted = [num_rows(size, ratio) for size, ratio in zip((clip_steps, grid.height, grid.width), ratios, strict=True)]
+        assert [int(axis.sum()) for axis in along] == wanted
+        assert found.indices is not None
+        indices = found.indices[row] if found.valid is None else found.indices[row][found.valid[row]]
+        assert indices.tolist() == sorted(indices.tolist())
+
+
+def test_dropped_rows_follow_from_the_seed_and_the_length_alone() -> None:
+    steps, seeds, ratios = torch.tensor([20, 7, 12]), torch.tensor([11, 22, 33]), (0.3, 0.3, 0.0)
+    together = drop_rows(GRID, steps, seeds, ratios)
+    for clip in range(3):
+        alone = drop_rows(PatchGrid(int(steps[clip]), 8), steps[clip : clip + 1], seeds[clip : clip + 1], ratios)
+        assert chosen(alone, 0) == chosen(together, clip)
+    turned = drop_rows(GRID, steps.flip(0), seeds.flip(0), ratios)
+    assert [chosen(turned, 2 - clip) for clip in range(3)] == [chosen(together, clip) for clip in range(3)]
+
+
+def test_every_row_is_dropped_as_often() -> None:
+    num = 4000
+    kept = torch.zeros(num, 5 * 4 * 3)
+    found = drop_rows(PatchGrid(5, 4, 3), torch.full((num,), 5), torch.arange(num), (0.4, 0.25, 1 / 3))
+    assert found.indices is not None and found.valid is None
+    share = kept.scatter(1, found.indices, 1.0).mean(0)
+    # The rows of the three axes are drawn on their own: 3/5 of 3/4 of 2/3; standard error 0.007.
+    assert float((share - 0.3).abs().max()) < 0.035
+
+
+def test_dropping_nothing_and_an_empty_batch() -> None:
+    steps, seeds = torch.tensor([3, 3]), torch.tensor([1, 2])
+    whole = drop_rows(PatchGrid(3, 2), steps, seeds, (0.0, 0.0, 0.0))
+    assert whole.indices is not None and whole.valid is None
+    assert torch.equal(whole.indices, torch.arange(6).expand(2, 6))
+    none = torch.zeros(0, dtype=torch.int64)
+    empty = drop_rows(PatchGrid(3, 2), none, none, (0.5, 0.5, 0.0))
+    assert empty.gather(torch.zeros(0, 6, 4)).shape == (0, 1, 4)
+    before = torch.get_rng_state()
+    drop_rows(GRID, torch.full((3,), 20), torch.arange(3), (0.5, 0.5, 0.0))
     assert torch.equal(before, torch.get_rng_state())

@@ -186,6 +186,8 @@ def drop_rows(grid: PatchGrid, valid_steps: Tensor, seeds: Tensor, ratios: tuple
     Returns:
         Indices of one static count, on the CPU, ascending within a clip.
     """
+    if len(seeds) == 0:
+        return Subset(torch.zeros(0, 1, dtype=torch.int64), None)
     sizes = (valid_steps, torch.full_like(valid_steps, grid.height), torch.full_like(valid_steps, grid.width))
     kept = []
     for axis, (size, whole, ratio) in enumerate(zip(sizes, grid.shape, ratios, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,8 +54,8 @@ class MixConfig:
         return self.ratio > 0 and self.mixup + self.cutmix > 0
 
     def __post_init__(self) -> None:
-        if min(self.mixup, self.cutmix) < 0:
-            raise ConfigError(f"mixup={self.mixup} and cutmix={self.cutmix} must be at least 0; 0 turns them off")
+        if not all(0 <= value < math.inf for value in (self.mixup, self.cutmix)):
+            raise ConfigError(f"mixup={self.mixup} and cutmix={self.cutmix} must be finite and at least 0; 0 turns them off")
         if not 0.0 <= self.ratio <= 1.0:
             raise ConfigError(f"mix_ratio={self.ratio} must lie between 0 and 1")
 
@@ -81,7 +82,7 @@ def mix(
 ) -> Mixture:
     """Join each clip with the one at the same place counted from the end of the batch.
 
-    Frames behind the end of the other clip stay as they are.
+    Frames behind the end of either clip stay as they are.
 
     Args:
         inputs: (B, C, T, H, W) float32.
@@ -142,8 +143,8 @@ def _boxes(left: Tensor, seeds: Tensor, height: int, width: int) -> Tensor:
 
 
 def _shared_frames(inputs: Tensor, lengths: Tensor) -> Tensor:
-    """(B, 1, T, 1, 1) bool: frames that the other clip has too."""
-    frames = torch.arange(inputs.shape[2]) < lengths.flip(0)[:, None]
+    """(B, 1, T, 1, 1) bool: frames that both clips have."""
+    frames = torch.arange(inputs.shape[2]) < torch.minimum(lengths, lengths.flip(0))[:, None]
     return frames[:, None, :, None, None].to(inputs.device, non_blocking=True)
 
 

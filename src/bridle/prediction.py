@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from bridle.errors import ConfigError
 from bridle.objectives.supervised import FinetuneConfig
@@ -47,10 +48,9 @@ class Prediction:
         """
         if count < 1:
             raise ConfigError(f"count is {count}; ask for 1 class or more")
-        found = self.probabilities.topk(min(count, len(self.classes)))
-        return [
-            (self.classes[index], chance) for chance, index in zip(found.values.tolist(), found.indices.tolist(), strict=True)
-        ]
+        found = self.probabilities.sort(descending=True, stable=True)  # of equal ones the first class comes first
+        chances, indices = found.values[:count].tolist(), found.indices[:count].tolist()
+        return [(self.classes[index], chance) for chance, index in zip(chances, indices, strict=True)]
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {chance:.3f}" for name, chance in self.top(3))
@@ -61,5 +61,6 @@ def to_probabilities(logits: Tensor, config: FinetuneConfig) -> Tensor:
     """Probabilities (B, C) of logits (B, C): softmax after cross-entropy, else sigmoids, with a sum of 1 for one class."""
     if config.exclusive:
         return logits.float().softmax(-1)
-    chances = logits.float().sigmoid()
-    return chances if config.multi_label else chances / chances.sum(-1, keepdim=True).clamp_min(1e-12)
+    if config.multi_label:
+        return logits.float().sigmoid()
+    return logsigmoid(logits.float()).softmax(-1)  # sigmoids over their sum, also where all of them are nearly 0

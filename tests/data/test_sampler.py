@@ -1,4 +1,6 @@
+import math
 import tracemalloc
+from collections import Counter
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridle.data.batch import valid_steps
-from bridle.data.sampler import EpochOrder
+from bridle.data.sampler import EpochOrder, WeightedOrder
 from bridle.errors import ConfigError, DataError
 from bridle.randomness import counter_uniform
 
@@ -127,3 +129,93 @@ def test_wrong_sizes():
             EpochOrder([10], *arguments, 0)
     with pytest.raises(ConfigError, match="max_clips is 0"):
         EpochOrder([10], 4, CROP, PATCH, 0, max_clips=0)
+
+
+def weighted(lengths, weights, num_draws=0, seed=0, batch_size=4):
+    return WeightedOrder(EpochOrder(lengths, batch_size, CROP, PATCH, seed), torch.as_tensor(weights), num_draws)
+
+
+def drawn(order, *epochs):
+    return [number for epoch in epochs for batch in order.batches(epoch) for number in batch]
+
+
+def test_clips_are_drawn_as_often_as_their_weights_say():
+    weights = torch.tensor([1.0, 2.0, 0.0, 5.0, 0.5, 1.5, 3.0, 0.25])
+    order = weighted([CROP] * 8, weights, num_draws=2000)
+    found = torch.bincount(torch.tensor(drawn(order, 0, 1, 2)) % 8, minlength=8)
+    assert int(found.sum()) == 6000
+    assert int(found[2]) == 0
+    expected = 6000 * weights / weights.sum()
+    some = expected > 0
+    assert float(((found - expected) ** 2 / expected)[some].sum()) < 22.5  # chi-square of 6 degrees of freedom: 0.999
+
+
+def test_each_length_class_gets_its_share_in_every_epoch():
+    lengths = [CROP] * 10 + [100] * 30 + [300] * 10
+    weights = torch.tensor([1.0] * 10 + [2.0] * 30 + [3.0] * 10)
+    order = weighted(lengths, weights, num_draws=1000)
+    counts = [Counter(lengths[number % 50] for number in drawn(order, epoch)) for epoch in range(3)]
+    assert counts == [{CROP: 100, 100: 600, 300: 300}] * 3
+    budget = 4 * int(valid_steps(torch.tensor([CROP]), PATCH))
+    for epoch in range(2):
+        batches = order.batches(epoch)
+        assert len(batches) == order.steps_per_epoch
+        for batch in batches:
+            steps = valid_steps(torch.tensor([lengths[number % 50] for number in batch]), PATCH)
+            assert len(batch) * int(steps.max()) <= budget
+
+
+@given(
+    lengths=st.lists(st.integers(1, 700), min_size=1, max_size=60),
+    num_draws=st.integers(0, 80),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 5),
+)
+@settings(max_examples=60)
+def test_draws_have_numbers_of_their_own_and_no_clip_is_left_out_for_good(lengths, num_draws, seed, epoch):
+    weights = counter_uniform(torch.tensor([seed]), len(lengths))[0] + 0.01
+    order = weighted(lengths, weights, num_draws, seed)
+    numbers = drawn(order, epoch)
+    assert len(set(numbers)) == len(numbers)
+    seen = Counter(number % len(lengths) for number in numbers)
+    for clip, times in seen.items():
+        assert {clip + k * len(lengths) for k in range(times)} <= set(numbers)
+    classes = len(set(order._class.tolist()))
+    wanted = num_draws or len(lengths)
+    assert wanted <= len(numbers) <= wanted + classes
+    assert {int(order._class[clip]) for clip in seen} == set(order._class.tolist())
+    assert len(order.batches(epoch)) == order.steps_per_epoch >= 1
+    assert order.batches(epoch) == weighted(lengths, weights, num_draws, seed).batches(epoch)
+    assert list(order.iterate(epoch, 1)) == order.batches(epoch)[1:]
+    assert 0 <= order.padding_ratio(epoch) < 1
+
+
+def test_epochs_and_seeds_draw_other_clips():
+    weights = torch.ones(200)
+    order = weighted([CROP] * 200, weights)
+    assert sorted(drawn(order, 0)) != sorted(drawn(order, 1))
+    assert sorted(drawn(order, 0)) != sorted(drawn(weighted([CROP] * 200, weights, seed=1), 0))
+    assert order.num_clips == 200
+    plain = EpochOrder([CROP] * 200, 4, CROP, PATCH, 0)
+    assert order.steps_per_epoch == plain.steps_per_epoch
+    WeightedOrder(plain, weights, 8)
+    assert sorted(drawn(plain, 0)) == list(range(200))  # the order it was made of stays as it is
+
+
+def test_padding_of_weighted_epochs_equals_its_definition():
+    lengths = mixed_lengths(300)
+    order = weighted(lengths, torch.ones(300), num_draws=900, batch_size=8)
+    steps = valid_steps(lengths.clamp(max=CROP), PATCH)
+    batches = [[number % 300 for number in batch] for batch in order.batches(2)]
+    padded = sum(len(batch) * int(steps[batch].max()) for batch in batches)
+    content = sum(int(steps[batch].sum()) for batch in batches)
+    assert order.padding_ratio(2) == pytest.approx(1 - content / padded)
+
+
+@pytest.mark.parametrize(
+    "weights", [torch.ones(3), torch.tensor([1.0, -1.0]), torch.tensor([0.0, 0.0]), torch.tensor([1.0, math.nan]),
+                torch.tensor([1.0, math.inf])]
+)  # fmt: skip
+def test_weights_that_are_none(weights):
+    with pytest.raises(ConfigError, match="weights for 2 clips: give one each, at least 0, finite and not all 0"):
+        weighted([CROP, CROP], weights)

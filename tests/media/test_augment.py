@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bridle.media import Fbank, circular_shift, crop_start, gain
+from bridle.media.augment import mask_bands
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -77,3 +78,59 @@ def test_pure_function_of_clip_and_generator(augment):
 
 def test_shape_of_a_clip_of_one_frame_is_kept():
     assert torch.equal(circular_shift(clip(1), seeded()), clip(1))
+
+
+def masked(lengths: list[int], seeds: torch.Tensor, max_frames: int, max_mels: int, mels: int = 12) -> torch.Tensor:
+    """(B, T, F) bool: what is masked of clips of ones."""
+    inputs = torch.ones(len(lengths), 1, max(lengths, default=4), mels, 1)
+    found = mask_bands(inputs, torch.tensor(lengths, dtype=torch.int64), seeds, max_frames, max_mels)
+    assert bool(((found == 0) | (found == 1)).all())
+    return found[:, 0, :, :, 0] == 0
+
+
+def test_one_band_of_frames_and_one_of_mels_are_set_to_the_mean():
+    num, frames, mels = 3000, 20, 12
+    hidden = masked([frames] * num, torch.arange(num), 5, 4, mels)
+    for axis, limit, size in ((1, 5, frames), (2, 4, mels)):
+        lines = hidden.all(3 - axis)  # whole frames, or whole mel bands
+        widths = lines.sum(1)
+        counts = torch.bincount(widths, minlength=limit + 1)
+        assert len(counts) == limit + 1
+        assert float((counts / num - 1 / (limit + 1)).abs().max()) < 0.035  # uniform from 0 to the limit
+        assert int((lines.int().diff(dim=1) == 1).sum(1).max()) <= 1  # in one piece
+        first = lines.int().argmax(1)[widths == limit]
+        starts = torch.bincount(first, minlength=size - limit + 1) / len(first)
+        assert len(starts) == size - limit + 1
+        assert float((starts - 1 / (size - limit + 1)).abs().max()) < 0.06
+    union = hidden.all(2)[:, :, None] | hidden.all(1)[:, None, :]
+    assert torch.equal(hidden, union)
+
+
+def test_bands_lie_in_the_clip_and_may_be_as_long_as_it():
+    lengths = [3, 1, 30, 7] * 200
+    hidden = masked(lengths, torch.arange(800), 10, 0)
+    assert not any(bool(clip[length:].any()) for clip, length in zip(hidden, lengths, strict=True))
+    longest = [max(int(hidden[row, :, 0].sum()) for row in range(kind, 800, 4)) for kind in range(4)]
+    assert longest == [3, 1, 10, 7]
+    assert bool(masked([9] * 50, torch.arange(50), 0, 99, mels=12).all((1, 2)).any())
+
+
+def test_a_clips_bands_depend_on_its_seed_and_length_alone():
+    seeds, lengths = torch.arange(20) * 7919, [10 + i for i in range(20)]
+    together = masked(lengths, seeds, 6, 6)
+    for row in (0, 7, 19):
+        alone = masked([lengths[row]], seeds[row : row + 1], 6, 6)[0]
+        assert torch.equal(together[row, : lengths[row]], alone)
+    order = list(reversed(range(20)))
+    assert torch.equal(masked([lengths[row] for row in order], seeds[order], 6, 6), together[order])
+
+
+def test_masking_bands_changes_nothing_else():
+    inputs, state = torch.randn(5, 1, 9, 8, 1, generator=seeded()), torch.get_rng_state()
+    copy = inputs.clone()
+    found = mask_bands(inputs, torch.full((5,), 9), torch.arange(5), 4, 3)
+    assert torch.equal(inputs, copy)
+    assert torch.equal(found[found != 0], inputs[found != 0])
+    assert torch.equal(mask_bands(inputs, torch.full((5,), 9), torch.arange(5), 0, 0), inputs)
+    assert masked([], torch.zeros(0, dtype=torch.int64), 4, 3).shape == (0, 4, 12)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,13 +1,15 @@
 """Groups against a naive loop, AdamW against its formula, clipping against the definition."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from bridle.errors import ConfigError
-from bridle.optim.groups import OptimConfig, build_adamw, clip_gradients, parameter_groups
+from bridle.models.encoder import Encoder, EncoderConfig
+from bridle.optim.groups import OptimConfig, build_adamw, clip_gradients, layer_scale, parameter_groups
 
 
 class Net(nn.Module):
@@ -151,3 +153,53 @@ def test_config_out_of_range(change):
     (name,) = change
     with pytest.raises(ConfigError, match=f"{name} is"):
         OptimConfig(**change)
+
+
+def beit_layer(name, depth):
+    """Number of the layer of a parameter as BEiT counts them: 0 before the blocks, then 1 to ``depth``, then ``depth + 1``."""
+    if name.startswith(("encoder.embed", "encoder.class_token", "encoder.position_table", "encoder.input_norm")):
+        return 0
+    if name.startswith("encoder.blocks."):
+        return int(name.split(".")[2]) + 1
+    return depth + 1
+
+
+@pytest.mark.parametrize(("depth", "decay"), [(1, 0.5), (3, 0.75), (12, 0.65), (3, 1.0)])
+def test_layer_decay_is_the_formula_of_beit(depth, decay):
+    config = EncoderConfig(
+        width=16, depth=depth, heads=2, positions="learned", position_grid=(4, 8, 1), input_norm=True, layer_scale=0.1
+    )
+    net = nn.ModuleDict({"encoder": Encoder(config), "classifier": nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))})
+    seen = set()
+    for name, _ in net.named_parameters():
+        layer = beit_layer(name, depth)
+        seen.add(layer)
+        values = [decay ** (depth + 1 - i) for i in range(depth + 2)]
+        assert layer_scale(name, depth, decay) == pytest.approx(values[layer], rel=1e-12), name
+    assert seen == set(range(depth + 2))
+    assert layer_scale("encoder.norm.weight", depth, decay) == layer_scale("classifier.0.weight", depth, decay) == 1.0
+    assert layer_scale("encoder.relative.biases", depth, decay) == 1.0  # shared by all blocks, as BEiT has it
+
+
+def test_groups_hold_every_parameter_once_apart_by_rate_and_decay():
+    net = nn.ModuleDict({"encoder": Encoder(EncoderConfig(width=16, depth=2, heads=2)), "classifier": nn.Linear(16, 3)})
+    scale = partial(layer_scale, depth=2, decay=0.5)
+    groups = parameter_groups(net.named_parameters(), 0.1, scale)
+    names = grouped_names(net, groups)
+    assert sorted(name for group in names for name in group) == sorted(name for name, _ in net.named_parameters())
+    assert len({(group["weight_decay"], group["lr_scale"]) for group in groups}) == len(groups) == 8
+    plain = parameter_groups(net.named_parameters(), 0.1)
+    for group, members in zip(groups, names, strict=True):
+        assert {scale(name) for name in members} == {group["lr_scale"]}
+        assert members <= grouped_names(net, plain)[0 if group["weight_decay"] else 1]
+    decays = [group["weight_decay"] for group in groups]
+    assert decays == sorted(decays, reverse=True)
+    assert [group["lr_scale"] for group in plain] == [1.0, 1.0]
+
+
+def test_scales_reach_the_optimiser_and_survive_its_state():
+    net = nn.ModuleDict({"encoder": Encoder(EncoderConfig(width=16, depth=2, heads=2)), "classifier": nn.Linear(16, 3)})
+    first, second = (build_adamw(net, OptimConfig(lr=0.1), partial(layer_scale, depth=2, decay=0.5)) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    scales = {group["lr_scale"] for group in second.param_groups}
+    assert scales == {0.125, 0.25, 0.5, 1.0}

@@ -148,8 +148,9 @@ def main(arguments: Sequence[str]) -> int:
     config = _config(parsed, source)
     device = None if parsed.device == "auto" else usable_device(parsed.device)
     columns = Columns(parsed.finetune.label, parsed.fold, parsed.split, parsed.group)
+    separator = parsed.finetune.separator if parsed.finetune.multi_label else None
     choice = PartConfig(
-        columns, parsed.only_fold, parsed.test_ratio, parsed.validation_ratio, parsed.clips_per_class, parsed.seed
+        columns, parsed.only_fold, parsed.test_ratio, parsed.validation_ratio, parsed.clips_per_class, parsed.seed, separator
     )
     with process_group():
         if listed is None:

@@ -16,7 +16,7 @@ from bridle.data.cache import ClipCache
 from bridle.data.dataset import LoadedClip, one_thread
 from bridle.data.manifest import Entry
 from bridle.data.medium import AUDIO, Medium
-from bridle.errors import ConfigError, DataError
+from bridle.errors import ConfigError, DataError, DecodeError
 from bridle.media.audio import decode_audio, probe_audio
 from bridle.media.augment import circular_shift, crop_start, gain, mask_bands
 from bridle.media.fbank import Fbank, FbankConfig, num_frames
@@ -145,10 +145,14 @@ class AudioLoader:
         The other sound is cut, or padded with silence, to the length of the first. Neither is kept in memory.
 
         Raises:
-            DecodeError: a file cannot be read.
-            OSError: the tar it lies in cannot be opened.
+            DecodeError: a file cannot be read; it names the one.
+            OSError: the tar that the first lies in cannot be opened.
         """
-        first, second = (self._random_crop(each, generator) for each in (entry, other))
+        first = self._random_crop(entry, generator)
+        try:
+            second = self._random_crop(other, generator)
+        except OSError as error:
+            raise DecodeError(other.key, error.strerror or str(error)) from error
         second = torch.nn.functional.pad(second[: len(first)], (0, max(0, len(first) - len(second))))
         fbank = self._fbank_of(weight * first + (1 - weight) * second, generator)
         if self.config.shift:

@@ -63,7 +63,7 @@ def with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[str
         if len(filled) < len(kept):
             notes.append(f"left out: {count(len(kept) - len(filled), 'clip')} without {role} (column '{column}')")
         if not filled:
-            raise DataError(f"no clip has a {role}: column '{column}' is empty; fill it in")
+            raise DataError(f"no clip that is left has a {role} (column '{column}'); fill it in")
         kept = filled
     return subset(manifest, kept), notes
 

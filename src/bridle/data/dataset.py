@@ -122,7 +122,9 @@ class ClipDataset(Dataset[Sample | BadFile]):
         seed = derive_seed(self.seed, "sample", epoch, draw)
         try:
             clip = self.load(entry, seed)
-        except (DecodeError, OSError) as error:
+        except DecodeError as error:
+            return BadFile(error.key, error.reason)  # a clip may be made of two files
+        except OSError as error:
             return BadFile.of(entry, error)
         return Sample(clip.inputs, clip.inputs.shape[1], seed, index, clip.aspect)
 

@@ -40,7 +40,7 @@ def class_labels(cells: Sequence[str], classes: Sequence[str] | None = None) -> 
         classes: in their order; None for the sorted names of the cells.
 
     Raises:
-        DataError: an empty cell, a name that is none of ``classes``, or fewer than 2 classes.
+        DataError: an empty cell, a name that is none of ``classes``, one that is there twice, or fewer than 2 classes.
     """
     names = [cell.strip() for cell in cells]
     if "" in names:
@@ -58,7 +58,7 @@ def tag_labels(cells: Sequence[str], separator: str = SEPARATOR, classes: Sequen
         classes: in their order; None for the sorted names of the cells.
 
     Raises:
-        DataError: the separator is empty, a name is none of ``classes``, or there are fewer than 2 classes.
+        DataError: the separator is empty, a name is none of ``classes``, or is there twice, or there are fewer than 2 classes.
     """
     if not separator:
         raise DataError("the separator of labels is empty; give the character that stands between them, such as ','")
@@ -95,6 +95,9 @@ def target_values(labels: Labels) -> Tensor:
 def _known(names: set[str], classes: Sequence[str] | None) -> dict[str, int]:
     """Number of each class."""
     known = {name: number for number, name in enumerate(sorted(names) if classes is None else classes)}
+    if classes is not None and len(known) < len(classes):
+        twice = next(name for name in known if list(classes).count(name) > 1)
+        raise DataError(f"class '{twice}' is given twice; name each class once")
     unknown = sorted(names - set(known))
     if unknown:
         raise DataError(f"label '{unknown[0]}' is none of the {len(known)} classes; the first are {', '.join(list(known)[:5])}")

@@ -92,7 +92,7 @@ class EpochOrder:
 
     def padding_ratio(self, epoch: int) -> float:
         """Share of an epoch's time steps that are padding, in [0, 1)."""
-        steps = self._steps[self._clip_order(epoch)]
+        steps = self._steps[self._clip_order(epoch) % self.num_clips]
         bounds = torch.tensor(self._cuts)
         batch = torch.repeat_interleave(torch.arange(self.steps_per_epoch), bounds.diff())
         longest = torch.zeros(self.steps_per_epoch, dtype=torch.int64).scatter_reduce(0, batch, steps, "amax")
@@ -107,13 +107,14 @@ class EpochOrder:
 class WeightedOrder(EpochOrder):
     """Batches of clips that are drawn with replacement, each epoch anew.
 
-    How many are drawn of each length class follows from the weights alone, so every epoch has the same number of steps.
+    How many are drawn of each length class follows from the weights alone, so every epoch has the same number of steps; it is
+    at least one of each class in which any clip has a weight, so that none is left out for good.
     The k-th draw of a clip in an epoch is the number ``clip + k * num_clips``, k from 0, so that each draw has its own crop.
 
     Args:
         order: of the same clips, each once.
         weights: (num_clips,) of every clip, at least 0.
-        num_draws: clips in an epoch; 0 for as many as there are.
+        num_draws: clips in an epoch, to a few; 0 for as many as there are.
 
     Raises:
         ConfigError: not one weight for each clip, a weight that is negative or not finite, or all are 0.
@@ -128,8 +129,8 @@ class WeightedOrder(EpochOrder):
         vars(self).update(vars(order))
         self._weights = weights
         shares = torch.zeros(len(self._capacities), dtype=torch.float64).index_add_(0, self._class, weights)
-        wanted = shares / shares.sum() * (num_draws or order.num_clips)
-        self._quotas = wanted.round().long()
+        ends = (shares.cumsum(0) / shares.sum() * (num_draws or order.num_clips)).round().long()
+        self._quotas = torch.maximum(ends.diff(prepend=ends.new_zeros(1)), (shares > 0).long())
         self._cuts = _cut(self._quotas.tolist(), self._capacities)
 
     def _clip_order(self, epoch: int) -> Tensor:

@@ -65,7 +65,9 @@ def rand_augment(values: Tensor, seeds: Tensor, magnitude: float) -> Tensor:
 
 
 def erase(values: Tensor, seeds: Tensor, chance: float) -> Tensor:
-    """Set a box to 0 in a share of the clips (random erasing, arXiv 1708.04896): 2 to 33 % of the area, 0.3 to 3.3 wide to high.
+    """Set a box to 0 in a share of the clips (random erasing, arXiv 1708.04896): 2 to 33 % of the area.
+
+    The box is 0.3 to 3.3 times as wide as it is high; what would leave the picture is cut off.
 
     Args:
         values: (B, C, T, H, W) normalised, so that 0 is the mean.
@@ -118,7 +120,8 @@ def _posterise(clips: Tensor, strength: _Strength) -> Tensor:
 
 
 def _solarise(clips: Tensor, strength: _Strength) -> Tensor:
-    return torch.where(clips >= _spread(1 - strength.level), 1 - clips, clips)
+    first = _spread(256 - (256 * strength.level).floor())  # of the values 0 to 255; 256 leaves white as it is
+    return torch.where((clips * 255).round() >= first, 1 - clips, clips)
 
 
 def _solarise_add(clips: Tensor, strength: _Strength) -> Tensor:

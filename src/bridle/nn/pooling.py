@@ -56,7 +56,7 @@ def time_moments(features: Tensor, grid: PatchGrid, valid_steps: Tensor) -> Mome
         valid_steps: (B,) valid time steps of each clip, at least 1.
 
     """
-    steps = features.float().reshape(len(features), grid.time, grid.patches_per_step, -1)
+    steps = features.float().reshape(len(features), grid.time, grid.patches_per_step, features.shape[-1])
     counts = torch.arange(grid.time, device=features.device) < valid_steps.to(features.device)[:, None]
     weight = counts.float() / counts.sum(1, keepdim=True)
     mean = torch.einsum("btpd,bt->bpd", steps, weight)

@@ -78,7 +78,7 @@ class FinetuneConfig:
     classes: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
 
     def __post_init__(self) -> None:
-        self.mixing  # noqa: B018 - checks its values
+        MixConfig(self.mixup, self.cutmix, self.mix_ratio)  # checks its values, whatever the domain
         for name, value in (("drop_path", self.drop_path), *(("patch_drop", ratio) for ratio in self.patch_drop)):
             if not 0.0 <= value < 1.0:
                 raise ConfigError(f"{name}={value} must lie in [0, 1)")
@@ -133,15 +133,18 @@ class Targets:
 
 
 def balanced_weights(values: Tensor, exclusive: bool) -> Tensor:
-    """Factors (C,) that give every class the same say in the loss; 1 for a class without clips.
+    """Factors (C,) that give every class the same say in the loss; 1 for a class of no clip or of all of them.
 
-    Of exclusive classes ``n / (C n_c)`` with n_c of n clips, which is 1 in the mean over clips; else ``(n - n_c) / n_c``, of
-    present classes only, at most 100.
+    Of exclusive classes ``n / (C n_c)`` with n_c of n clips and C classes that have clips, which is 1 in the mean over clips;
+    else ``(n - n_c) / n_c``, of the terms of present classes, at most 100.
     """
     counts = values.sum(0)
-    num = float(len(values))
-    factors = num / (int((counts > 0).sum()) * counts.clamp(min=1)) if exclusive else (num - counts) / counts.clamp(min=1)
-    return torch.where(counts > 0, factors.clamp(max=MAX_POSITIVE_WEIGHT), 1.0)
+    num, some = len(values), counts.clamp(min=1)
+    if exclusive:
+        factors = num / (int((counts > 0).sum()) * some)
+    else:
+        factors = ((num - counts) / some).clamp(max=MAX_POSITIVE_WEIGHT)
+    return torch.where((counts > 0) & (counts < num), factors, 1.0)
 
 
 class Supervised(Objective):

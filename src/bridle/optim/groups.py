@@ -58,13 +58,13 @@ def layer_scale(name: str, depth: int, decay: float) -> float:
     the number of layers behind it.
 
     Args:
-        name: such as ``encoder.blocks.3.mlp.0.weight``. What of the encoder is in no block counts as before the first one, its
-            last norm (``encoder.norm``) and all else as behind the last one.
+        name: such as ``encoder.blocks.3.mlp.0.weight``. What of the encoder is in no block counts as before the first one; its
+            last norm, the biases by distance that all blocks share, and all else as behind the last one.
         depth: blocks of the encoder.
         decay: in (0, 1].
     """
     parts = name.split(".")
-    if parts[0] != "encoder" or parts[1] == "norm":
+    if parts[0] != "encoder" or parts[1] in ("norm", "relative"):
         return 1.0
     layer = int(parts[2]) + 1 if parts[1] == "blocks" else 0
     return float(decay ** (depth + 1 - layer))
