@@ -16,6 +16,7 @@ from bridle.quantize import COLLAPSED_BELOW
 from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint
+from bridle.train.history import read_history
 from bridle.train.metrics import FILE_NAME, read_metrics
 
 
@@ -123,7 +124,15 @@ def summarise(run: Path) -> RunSummary:
 
 
 def resume_command(config: RunConfig, run: str) -> str:
-    """The command that continues a run, with every setting that differs from its recipe; DATA stands for the recordings."""
+    """The command that continues a run, with every setting that differs from its recipe; DATA stands for the recordings.
+
+    Of a fine-tuned run it is the one that it was last made with.
+    """
+    if config.finetune is not None:
+        calls = read_history(Path(run))
+        made = f"bridle finetune RUN MANIFEST --label {shlex.quote(config.finetune.label)} --out {shlex.quote(run)}"
+        made = calls[-1].command if calls else made
+        return made if " --resume" in made else f"{made} --resume"
     if config.recipe not in RECIPES:
         return f"bridle.pretrain(RunFolder(Path({run!r})).read_config(), [DATA], Path({run!r}), resume=True)"
     start, own = _flat(to_dict(recipe(config.recipe))), _flat(to_dict(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from bridle.quantize import COLLAPSED_BELOW, ResidualQuantizer
 from bridle.randomness import derive_seed
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from bridle.train.history import CallRecorder
 from bridle.train.loop import PhaseSpec, is_due, train_phase
 from bridle.train.metrics import MetricsWriter
 from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
@@ -146,9 +148,13 @@ class Training:
         lengths = self.lengths
         first_phase = int(checkpoint.state["phase"]) if checkpoint else 0
         finished, done = True, 0
-        if distributed.rank() == 0:
-            self.writer = MetricsWriter(self.folder.path, checkpoint.step if checkpoint else None)
-        with self.stop.installed():
+        self.last_step = checkpoint.step if checkpoint else 0
+        with ExitStack() as stack:
+            if distributed.rank() == 0:
+                self.writer = MetricsWriter(self.folder.path, checkpoint.step if checkpoint else None)
+                recorder = CallRecorder(self.folder.path, self.device, self.last_step)
+                stack.callback(lambda: recorder.close(self.last_step))
+            stack.enter_context(self.stop.installed())
             for index in range(first_phase, len(phases)):
                 start = int(checkpoint.state["phase_step"]) if checkpoint and index == first_phase else 0
                 self.phase_index, self.steps_before = index, sum(lengths[:index])

@@ -13,6 +13,7 @@ from reference.untrained_runs import small_config, write_run
 
 import bridle
 from bridle.cli import main
+from bridle.summary import resume_command
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
 
 QUICK = ["--train.batch-size", "4", "--steps", "2", "--device", "cpu"]
@@ -188,3 +189,17 @@ def test_probes_while_pretraining_are_logged_and_change_no_weight(
     assert "probe kNN" in capsys.readouterr().out
     assert main([*start, "--out", str(tmp_path / "third"), "--probe", str(sounds)]) == 1
     assert "needs the column with the class: --probe-label COLUMN" in capsys.readouterr().err
+
+
+def test_inspect_shows_what_a_fine_tuned_run_is_and_how_it_goes_on(
+    classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(classes)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 of column 'class': a, b" in shown and f"bridle predict {classes} DATA --out FILE" in shown
+    assert "codebooks" not in shown and "tokenize" not in shown
+    config = bridle.load(classes, "cpu").config
+    calls = [json.loads(line) for line in (classes / "history.jsonl").read_text().splitlines()]
+    assert resume_command(config, str(classes)) == f"{calls[-1]['command']} --resume"
+    elsewhere = resume_command(config, str(tmp_path / "my run"))
+    assert elsewhere == f"bridle finetune RUN MANIFEST --label class --out '{tmp_path}/my run' --resume"

@@ -79,5 +79,5 @@ def test_what_is_refused_is_named() -> None:
         with_cells(manifest(), Columns("label"))
     with pytest.raises(DataError, match="no clip that is left has a label"):
         with_cells(manifest(label=["", "  "]), Columns("label"))
-    with pytest.raises(DataError, match="no clip has a group"):  # each column has a value, no clip has both
+    with pytest.raises(DataError, match="no clip that is left has a group"):  # each column has a value, no clip has both
         with_cells(manifest(label=["a", ""], speaker=["", "x"]), Columns("label", group="speaker"))

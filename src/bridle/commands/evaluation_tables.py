@@ -73,10 +73,11 @@ def confusion_table(metrics: ClassificationMetrics) -> Table:
     """The confusion matrix, or of many classes the confusions that occur most often."""
     names = [row.name for row in metrics.classes]
     if len(names) <= _MATRIX_CLASSES:
-        made = table("confusions", ["class, taken for", *names], [])
+        # Numbers fit where names of columns would be cut off.
+        made = table("confusions", ["class, taken for number", *map(str, range(1, len(names) + 1))], [])
         for i, row in enumerate(metrics.confusion):
             cells = [Text(str(n) if n else ".", style="bold" if i == j else "red" if n else "dim") for j, n in enumerate(row)]
-            made.add_row(names[i], *cells)
+            made.add_row(f"{i + 1} {names[i]}", *cells)
         return made
     wrong = [
         (num, names[i], names[j]) for i, row in enumerate(metrics.confusion) for j, num in enumerate(row) if num and i != j

@@ -15,6 +15,7 @@ from bridle.commands.arguments import JsonFile, Run, parse, write_json
 from bridle.commands.display import console, describe, table
 from bridle.config import to_dict
 from bridle.data.loaders import ClipConfig
+from bridle.objectives.supervised import FinetuneConfig
 from bridle.quantize import COLLAPSED_BELOW
 from bridle.run import RunConfig
 from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
@@ -27,6 +28,8 @@ examples:
   bridle inspect runs/first
   bridle inspect runs/first --json first.json
 """
+
+_SHOWN_CLASSES = 8
 
 
 @dataclass
@@ -72,23 +75,37 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
 
 def settings_table(config: RunConfig) -> Table:
     """The settings worth a glance; config.yaml has all."""
-    encoder, quantizer, predictor = config.encoder, config.quantizer, config.predictor
+    encoder = config.encoder
     rows = {
         "recipe": f"{config.recipe}, seed {config.seed}",
         config.medium.name: _clips(config),
         "normalisation": _normalisation(config.clips),
         "encoder": f"width {encoder.width}, depth {encoder.depth}, heads {encoder.heads}, "
         f"patches of {' x '.join(map(str, encoder.patch))} (time x height x width)",
-        "predictor": f"{predictor.kind}, width {predictor.width}, depth {predictor.depth}",
-        "masks": f"{config.masks.kind}, {100 * config.masks.mask_ratio:.0f} % masked, {config.masks.num_masks} per clip",
-        "codebooks": f"{quantizer.num_codebooks} x {quantizer.codebook_size} codes of {quantizer.code_dim}",
-        "training": f"batches of {config.train.batch_size} clips, {config.train.precision}, "
-        f"learning rate {config.encoder_optim.lr:g}, tokenizer's {config.tokenizer_optim.lr:g}",
+        **(_pretraining(config) if config.finetune is None else _finetuning(config.finetune)),
     }
+    rates = f"{config.encoder_optim.lr:g}, tokenizer's {config.tokenizer_optim.lr:g}"
+    rates = rates if config.finetune is None else f"{config.finetune.optim.lr:g}, layer decay {config.finetune.layer_decay:g}"
+    rows["training"] = f"batches of {config.train.batch_size} clips, {config.train.precision}, learning rate {rates}"
     made = Table.grid(padding=(0, 2))
     for name, text in rows.items():
         made.add_row(Text(name, style="cyan"), Text(text))
     return made
+
+
+def _pretraining(config: RunConfig) -> dict[str, str]:
+    quantizer, predictor, masks = config.quantizer, config.predictor, config.masks
+    return {
+        "predictor": f"{predictor.kind}, width {predictor.width}, depth {predictor.depth}",
+        "masks": f"{masks.kind}, {100 * masks.mask_ratio:.0f} % masked, {masks.num_masks} per clip",
+        "codebooks": f"{quantizer.num_codebooks} x {quantizer.codebook_size} codes of {quantizer.code_dim}",
+    }
+
+
+def _finetuning(config: FinetuneConfig) -> dict[str, str]:
+    shown = ", ".join(config.classes[:_SHOWN_CLASSES]) + (", ..." if len(config.classes) > _SHOWN_CLASSES else "")
+    kind = "tags" if config.multi_label else "classes"
+    return {kind: f"{len(config.classes)} of column '{config.label}': {shown}", "pooling": config.pooling}
 
 
 def _clips(config: RunConfig) -> str:
@@ -147,6 +164,7 @@ def _sizes(summary: RunSummary) -> str:
 def _next(summary: RunSummary) -> str:
     if summary.finished:
         run = shlex.quote(summary.path)
-        commands = ("evaluate {} DATA --label COLUMN", "embed {} DATA --out VECTORS", "tokenize {} DATA --out CODES")
+        codes = "tokenize {} DATA --out CODES" if summary.config.finetune is None else "predict {} DATA --out FILE"
+        commands = ("evaluate {} DATA --label COLUMN", "embed {} DATA --out VECTORS", codes)
         return "\n".join(["use it:", *(f"  bridle {command.format(run)}" for command in commands)])
     return f"continue it:\n  {resume_command(summary.config, summary.path)}"

@@ -1,0 +1,147 @@
+"""The evaluation: accuracies beside their baselines, gains, what is mixed up with what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from bridle.eval.evaluate import RUN, Evaluation
+from bridle.eval.gain import Gain
+from bridle.eval.protocol import ProbeResult
+from bridle.report.grids import matrix
+from bridle.report.html import Html, Section, element, figure, join, section, table
+from bridle.report.plots import Interval, interval_plot
+from bridle.report.scales import number
+
+SHOWN_PAIRS = 10
+_TITLES = {"knn": "kNN", "linear": "linear probe"}
+
+
+def probes_section(evaluation: Evaluation, labels: Sequence[str]) -> Section:
+    """Everything that the probes say.
+
+    Args:
+        evaluation: of the run.
+        labels: of ``evaluation.clips``.
+    """
+    names = list(evaluation.rows[0].probes)
+    lead = (
+        f"{len(evaluation.clips):,} clips, {len(evaluation.classes)} classes of column '{evaluation.columns.label}', "
+        f"{evaluation.splits}. Features are frozen; layer, pooling and the probes' parameters are chosen without looking at "
+        "test clips."
+    )
+    chosen = names[-1]
+    run = next(row for row in evaluation.rows if row.features == RUN)
+    counts = confusion(run.probes[chosen], labels, evaluation.classes)
+    parts = [
+        element("div", _accuracies(evaluation, names), _confusion(counts, evaluation.classes, chosen), class_="figures"),
+        *_mixed_up(counts, evaluation.classes),
+        element(
+            "details",
+            element("summary", "Chosen layers and poolings, and every class"),
+            _choices(evaluation),
+            _classes(counts, evaluation.classes),
+        ),
+    ]
+    notes = [element("li", note) for note in evaluation.notes]
+    return section("probes", "Probes", lead, *parts, *([element("ul", *notes, class_="notes")] if notes else []))
+
+
+def confusion(result: ProbeResult, labels: Sequence[str], classes: Sequence[str]) -> list[list[int]]:
+    """Clips by their label (rows) and what the probe said (columns), over the test parts of all splits."""
+    place = {name: index for index, name in enumerate(classes)}
+    counts = [[0] * len(classes) for _ in classes]
+    for split in result.splits:
+        for row, said in zip(split.test_index, split.predictions, strict=True):
+            counts[place[labels[row]]][place[said]] += 1
+    return counts
+
+
+def _accuracies(evaluation: Evaluation, names: Sequence[str]) -> Html:
+    rows = [
+        Interval(_TITLES.get(name, name), row.features, result.accuracy, result.low, result.high, slot)
+        for name in names
+        for slot, row in enumerate(evaluation.rows)
+        for result in (row.probes[name],)
+    ]
+    numbers = table(
+        ["features", *(_TITLES.get(name, name) for name in names)],
+        [(row.features, *(_accuracy(row.probes[name]) for name in names)) for row in evaluation.rows],
+        label="accuracy of the probes",
+    )
+    plot = interval_plot(rows, "Accuracy of each probe on this run's features and on the baselines")
+    picture = join([plot, _gains(evaluation.gains, names)])
+    interval = evaluation.rows[0].probes[names[0]].interval
+    reading = (
+        f"Marks are accuracies on test clips, lines their 95 % intervals ({interval}). '{RUN}' should lie to the right of "
+        "the random encoder, which has the same shape and was never trained. Gains are points of accuracy with their "
+        "interval: where it holds 0, the difference may be chance."
+    )
+    return figure("Accuracy", picture, reading, numbers)
+
+
+def _confusion(counts: list[list[int]], classes: Sequence[str], probe: str) -> Html:
+    plot = matrix(counts, classes, f"Confusion matrix of the {_TITLES.get(probe, probe)}")
+    reading = (
+        "A row is a class, its cells what the probe took its clips for: blue on the diagonal is right, orange is wrong, "
+        "stronger is a larger share of the row."
+    )
+    return figure(f"Confusion matrix, {_TITLES.get(probe, probe)}", plot, reading)
+
+
+def _gains(gains: Sequence[Gain], names: Sequence[str]) -> Html:
+    by_key = {(gain.over, gain.probe): gain for gain in gains}
+    rows = [
+        (f"over {over}", *(_points(by_key[over, name]) if (over, name) in by_key else "" for name in names))
+        for over in dict.fromkeys(gain.over for gain in gains)
+    ]
+    return table(["gain of this run", *(_TITLES.get(name, name) for name in names)], rows, label="gains over the baselines")
+
+
+def _mixed_up(counts: list[list[int]], classes: Sequence[str]) -> list[Html]:
+    pairs = Counter(
+        {
+            (truth, said): counts[i][j]
+            for i, truth in enumerate(classes)
+            for j, said in enumerate(classes)
+            if i != j and counts[i][j]
+        }
+    )
+    if not pairs:
+        return []
+    rows = [(truth, said, f"{count:,}") for (truth, said), count in pairs.most_common(SHOWN_PAIRS)]
+    return [
+        element("h3", "Mixed up most", class_="after"),
+        table(["label", "taken for", "clips"], rows, left=2, label="classes mixed up most"),
+    ]
+
+
+def _classes(counts: list[list[int]], classes: Sequence[str]) -> Html:
+    rows = []
+    for index, (name, line) in enumerate(zip(classes, counts, strict=True)):
+        said = sum(row[index] for row in counts)
+        rows.append((name, f"{sum(line):,}", _share(line[index], sum(line)), _share(line[index], said)))
+    return table(["class", "clips", "recall", "precision"], rows, label="every class")
+
+
+def _choices(evaluation: Evaluation) -> Html:
+    rows = []
+    for row in evaluation.rows:
+        for name, result in row.probes.items():
+            poolings = " / ".join(sorted({split.pooling for split in result.splits}))
+            values = sorted({split.parameter for split in result.splits})
+            rows.append((row.features, _TITLES.get(name, name), poolings, " / ".join(f"{value:g}" for value in values)))
+    return table(["features", "probe", "pooling", "k or C"], rows, left=4, label="what the splits chose")
+
+
+def _accuracy(result: ProbeResult) -> str:
+    return f"{100 * result.accuracy:.1f} % ({100 * result.low:.1f} to {100 * result.high:.1f})"
+
+
+def _points(gain: Gain) -> str:
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in (gain.mean, gain.low, gain.high))  # + 0.0: no -0.0
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _share(part: int, whole: int) -> str:
+    return number(round(part / whole, 3), "%") if whole else "none"

@@ -1,0 +1,58 @@
+"""Runs of each medium, made once."""
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from reference.media_folders import write_folder
+
+from bridle.inference import Model, load
+from bridle.pretraining import pretrain
+from bridle.recipes import recipe
+from bridle.report.build import ReportConfig, build_report
+
+
+@pytest.fixture(scope="call")
+def media_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Of each medium a finished run, 2 steps of cold, tokenizer and encoder, and its folder of 10 files in ``a`` and ``b``."""
+    runs = {}
+    for medium in ("audio", "image", "video"):
+        base = tmp_path_factory.mktemp(medium)
+        folder = write_folder(medium, base / "data")
+        config = replace(recipe(f"{medium}-debug"), phases="cold:2steps, tokenizer:2steps, encoder:2steps")
+        assert pretrain(config, [folder], base / "run", device=torch.device("cpu")).finished
+        runs[medium] = (base / "run", folder)
+    return runs
+
+
+@pytest.fixture(scope="call")
+def models(media_runs: dict[str, tuple[Path, Path]]) -> dict[str, Model]:
+    """Their models."""
+    return {medium: load(run, "cpu") for medium, (run, _) in media_runs.items()}
+
+
+@pytest.fixture(scope="call")
+def labelled(media_runs: dict[str, tuple[Path, Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of the sounds of the audio run, whose names and labels are markup, with columns class, split and one."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = []
+    for i in range(10):
+        name = f"{i}<script>alert(1)<img src=x onerror=alert(2)>.wav"
+        shutil.copy(media_runs["audio"][1] / "ab"[i % 2] / f"{i}.wav", folder / name)
+        label = f"<script>alert(1)</script><img src=x onerror=alert(2)>{'ab'[i % 2]}"
+        rows.append({"path": name, "class": label, "split": "test" if i > 6 else "train", "one": "same"})
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="call")
+def full_page(media_runs: dict[str, tuple[Path, Path]], labelled: Path) -> str:
+    """A page with every part."""
+    config = ReportConfig((str(labelled),), "class", split="split", watts=50.0)
+    return build_report(media_runs["audio"][0], config, device=torch.device("cpu"))
