@@ -1,14 +1,17 @@
 """The command and the folder: what is printed, refused and left behind."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from reference.untrained_runs import small_config, write_run
 
+import bridle
 from bridle.cli import main
 from bridle.errors import ConfigError, RunError
 from bridle.export import export_run, exporting
@@ -94,7 +97,55 @@ def test_an_empty_folder_is_taken_and_a_file_is_not(picture_run: Path, tmp_path:
         export_run(picture_run, tmp_path / "file", to="timm")
 
 
-def test_of_a_fine_tuned_run_the_encoder_is_exported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("medium", "pooling", "settings"),
+    [
+        ("audio", "time", {}),
+        ("image", "grid statistics", {"loss": "bce"}),
+        ("video", "statistics", {"multi_label": True}),
+        pytest.param("video", "grid", {}, marks=pytest.mark.slow),
+        pytest.param("image", "mean", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_classifier_gives_the_probabilities_of_its_run(medium: str, pooling: Any, settings: Any, tmp_path: Path) -> None:
+    import onnxruntime
+    import transformers
+
+    from bridle.export.hf.extractor import as_transformers
+
+    config = small_config(medium)
+    finetune = FinetuneConfig(label="class", classes=("a", "b", "c"), pooling=pooling, **settings)
+    run = write_run(tmp_path / "run", dataclasses.replace(config, phases="supervised:1", finetune=finetune))
+    shown = [export_run(run, tmp_path / to, to=to, licence="mit") for to in ("hf", "onnx")]  # type: ignore[arg-type]
+    assert all(sum("probabilities" in check.what for check in made.checks) == 3 for made in shown)
+    model = bridle.load(run, "cpu")
+    window = next(iter(model._windows(something(medium, model))))
+    batch = model.batch([window])
+    wanted = next(iter(model.probabilities([window]).finish().values()))
+    name = f"AutoModelFor{medium.capitalize()}Classification"
+    loaded = getattr(transformers, name).from_pretrained(tmp_path / "hf")
+    clips = as_transformers(medium, batch.inputs)
+    logits = loaded(**{loaded.main_input_name: clips, "lengths": batch.lengths}).logits
+    found = logits.sigmoid() if settings.get("multi_label") else logits.softmax(-1)
+    torch.testing.assert_close(found[0].detach(), wanted, atol=1e-5, rtol=0)
+    assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "classifier.onnx"))
+    given = {"inputs": batch.inputs.numpy(), "lengths": batch.lengths.numpy()}
+    torch.testing.assert_close(torch.from_numpy(session.run(None, given)[0])[0], wanted, atol=1e-5, rtol=0)
+    assert json.loads((tmp_path / "onnx" / "preprocessing.json").read_text())["classes"] == ["a", "b", "c"]
+    assert name in (tmp_path / "hf" / "README.md").read_text()
+
+
+def something(medium: str, model: bridle.Model) -> torch.Tensor:
+    """Of a medium, in memory."""
+    draws = torch.Generator().manual_seed(3)
+    if medium == "audio":
+        return torch.rand(20000, generator=draws) - 0.5
+    size = (model.config.encoder.channels, 40, 60)
+    return torch.randint(0, 256, size if medium == "image" else (5, *size), generator=draws, dtype=torch.uint8)
+
+
+def test_timm_has_the_encoder_of_a_fine_tuned_run(tmp_path: Path) -> None:
     config = small_config("image")
     tuned = dataclasses.replace(config, phases="supervised:1", finetune=FinetuneConfig(label="class", classes=("a", "b")))
     made = export_run(write_run(tmp_path / "run", tuned), tmp_path / "out", to="timm", licence="mit")

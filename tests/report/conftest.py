@@ -15,7 +15,7 @@ from bridle.recipes import recipe
 from bridle.report.build import ReportConfig, build_report
 
 
-@pytest.fixture(scope="call")
+@pytest.fixture(scope="session")
 def media_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Of each medium a finished run, 2 steps of cold, tokenizer and encoder, and its folder of 10 files in ``a`` and ``b``."""
     runs = {}
@@ -28,13 +28,13 @@ def media_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path
     return runs
 
 
-@pytest.fixture(scope="call")
+@pytest.fixture(scope="session")
 def models(media_runs: dict[str, tuple[Path, Path]]) -> dict[str, Model]:
     """Their models."""
     return {medium: load(run, "cpu") for medium, (run, _) in media_runs.items()}
 
 
-@pytest.fixture(scope="call")
+@pytest.fixture(scope="session")
 def labelled(media_runs: dict[str, tuple[Path, Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of the sounds of the audio run, whose names and labels are markup, with columns class, split and one."""
     folder = tmp_path_factory.mktemp("labelled")
@@ -51,7 +51,7 @@ def labelled(media_runs: dict[str, tuple[Path, Path]], tmp_path_factory: pytest.
     return folder / "table.csv"
 
 
-@pytest.fixture(scope="call")
+@pytest.fixture(scope="session")
 def full_page(media_runs: dict[str, tuple[Path, Path]], labelled: Path) -> str:
     """A page with every part."""
     config = ReportConfig((str(labelled),), "class", split="split", watts=50.0)

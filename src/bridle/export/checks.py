@@ -12,6 +12,7 @@ from bridle.data.batch import Batch
 from bridle.errors import RunError
 from bridle.inference import Model, Window
 from bridle.objectives.view import WholeView, whole_view
+from bridle.prediction import to_probabilities
 from bridle.quantize import ResidualQuantizer
 from bridle.randomness import generator
 
@@ -51,6 +52,7 @@ class Expected:
         summary: (B, D).
         vectors: (B, N, C) that the quantizer codes; None without a tokenizer.
         codes: (B, N, R); None likewise.
+        probabilities: (B, C) of a fine-tuned run, else None.
     """
 
     batch: Batch
@@ -59,6 +61,7 @@ class Expected:
     summary: Tensor
     vectors: Tensor | None
     codes: Tensor | None
+    probabilities: Tensor | None = None
 
     @property
     def name(self) -> tuple[int, int]:
@@ -76,7 +79,11 @@ def expected(model: Model) -> Iterator[Expected]:
         features = model.networks.encoder(view.patches, view.every)
         vectors = None if tokenizer is None else tokenizer.vectors(view.patches, view.every)
         codes = None if tokenizer is None or vectors is None else tokenizer.quantizer.encode(vectors)
-        yield Expected(batch, _valid(view), features.patches, features.summary, vectors, codes)
+        chances = None
+        if model.networks.classifier is not None and model.config.finetune is not None:
+            logits = model.networks.classifier(features.patches, view.patches.grid, view.steps)
+            chances = to_probabilities(logits, model.config.finetune)
+        yield Expected(batch, _valid(view), features.patches, features.summary, vectors, codes, chances)
 
 
 def _lengths(model: Model) -> list[list[int]]:

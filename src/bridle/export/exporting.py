@@ -36,7 +36,7 @@ TARGETS: dict[str, str] = {"hf": "transformers", "onnx": "ONNX runtimes", "timm"
 _NO_TOKENIZER = (
     "codes: this run has no fitted tokenizer, so there are none; pretrain with a cold or tokenizer phase to get them"
 )
-_NO_CLASSIFIER = "classifier: it is not part of an export; the features are those of the fine-tuned encoder"
+_NO_CLASSIFIER = "classifier: it is not part of an export for timm; the features are those of the fine-tuned encoder"
 _TIMM_TOKENIZER = "codes: timm has no place for the tokenizer; take --to hf or --to onnx for codes"
 
 
@@ -150,11 +150,16 @@ def _write(model: Model, folder: Path, to: Target, licence: str | None) -> None:
 @torch.no_grad()
 def _check(model: Model, folder: Path, to: Target) -> tuple[list[Check], tuple[str, ...]]:
     has_tokenizer = model.networks.best_tokenizer is not None
-    notes = [_NO_CLASSIFIER] if model.networks.classifier is not None else []
+    has_classifier = model.networks.classifier is not None
+    notes: list[str] = []
     if to == "timm":
-        notes += [*norm_note(model, folder), *([_TIMM_TOKENIZER] if has_tokenizer else [])]
+        notes += [
+            *([_NO_CLASSIFIER] if has_classifier else []),
+            *norm_note(model, folder),
+            *([_TIMM_TOKENIZER] if has_tokenizer else []),
+        ]
         return check_timm(model, folder), tuple(notes)
-    notes += [] if has_tokenizer else [_NO_TOKENIZER]
+    notes += [] if has_tokenizer or has_classifier else [_NO_TOKENIZER]
     return check_hf(model, folder) if to == "hf" else check_onnx(model, folder), tuple(notes)
 
 

@@ -1,4 +1,4 @@
-"""Encoder and tokenizer as functions of tensors alone, in which batch and time may be symbols.
+"""Encoder, tokenizer and classifier as functions of tensors alone, in which batch and time may be symbols.
 
 The networks themselves ask for numbers that an exporter would take for constants (``len`` of a tensor, whether every patch
 is valid), and the quantizer searches in chunks. These are the same formulas on the same weights; what is exported is compared
@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from bridle.data.batch import valid_steps
 from bridle.grid import PatchGrid, Subset
+from bridle.models.classifier import Classifier
 from bridle.models.encoder import Encoder, key_mask
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.nn.patches import PatchSize, normalise_patches, patchify
+from bridle.nn.pooling import Moments, pool_moments
 from bridle.nn.positions import sequence, sine_cosine, stretch
+from bridle.objectives.supervised import FinetuneConfig
+from bridle.prediction import to_probabilities
 from bridle.quantize import ResidualQuantizer
 
 
@@ -154,3 +158,43 @@ def search(quantizer: ResidualQuantizer, vectors: Tensor) -> Tensor:
         codes.append(chosen)
         residual = residual - codebook[chosen]
     return torch.stack(codes, dim=-1)
+
+
+class ClassifierGraph(nn.Module):
+    """Finished clips to the probabilities of the classes.
+
+    Args:
+        encoder: of a fine-tuned run.
+        classifier: of that run.
+        grid: of a full clip, whose height and width every clip has.
+        config: of the fine-tuning.
+    """
+
+    cells: Tensor | None
+
+    def __init__(self, encoder: Encoder, classifier: Classifier, grid: PatchGrid, config: FinetuneConfig) -> None:
+        super().__init__()
+        self.encoder, self.classifier, self.config = EncoderGraph(encoder, grid), classifier, config
+        self.places = grid.patches_per_step
+        matrix = None
+        if config.pooling.startswith("grid"):  # averaging over cells is linear
+            identity = Moments(torch.eye(self.places)[None], torch.zeros(1))
+            matrix = pool_moments(identity, grid, "grid").reshape(-1, self.places)
+        self.register_buffer("cells", matrix, persistent=False)
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T, H, W) and their (B,) valid frames -> ``probabilities`` (B, classes)."""
+        patches, _ = self.encoder(inputs, lengths)
+        steps = patches.unflatten(1, (-1, self.places))  # 0 for padding
+        valid = torch.arange(steps.shape[1])[None] < valid_steps(lengths, self.encoder.encoder.config.patch[0])[:, None]
+        weight = valid.to(steps.dtype) / valid.sum(1, keepdim=True)
+        mean = (steps * weight[..., None, None]).sum(1)
+        variance = ((steps - mean[:, None]).square() * weight[..., None, None]).sum(1)
+        values = mean
+        if self.config.pooling == "mean":
+            return to_probabilities(self.classifier.classify(mean.mean(1)), self.config)
+        if self.config.pooling.endswith("statistics"):
+            values = torch.cat([mean, variance.clamp_min(1e-12).sqrt()], dim=-1)
+        if self.cells is not None:
+            values = torch.einsum("cp,bpd->bcd", self.cells, values)
+        return to_probabilities(self.classifier.classify(values.flatten(1)), self.config)

@@ -13,7 +13,7 @@ from bridle.config import to_dict
 from bridle.errors import RunError
 from bridle.export import hf
 from bridle.export.card import bridle_version
-from bridle.export.checks import Check, check_close, check_codes, check_features, expected
+from bridle.export.checks import Check, Expected, check_close, check_codes, check_features, expected
 from bridle.inference import Model, Window
 from bridle.randomness import generator
 
@@ -31,7 +31,7 @@ def write_hf(model: Model, folder: Path) -> None:
     hf.register()
     from bridle.export.hf.configuration import BridleConfig
     from bridle.export.hf.extractor import BridleFeatureExtractor
-    from bridle.export.hf.model import BridleModel
+    from bridle.export.hf.model import BridleForClassification, BridleModel
 
     networks, medium = model.networks, model.config.medium.name
     tokenizer = networks.best_tokenizer
@@ -40,14 +40,33 @@ def write_hf(model: Model, folder: Path) -> None:
         tokenizer=None if tokenizer is None else "tokenizer" if tokenizer is networks.tokenizer else "cold",
         fingerprint=model.fingerprint,
         bridle_version=bridle_version(),
+        **_labels(model),
     )
-    made = BridleModel(config)
+    made: BridleForClassification | BridleModel
+    if networks.classifier is not None:
+        made = BridleForClassification(config)
+        made.classifier.load_state_dict(networks.classifier.state_dict())
+    else:
+        made = BridleModel(config)
+        if made.tokenizer is not None and tokenizer is not None:
+            made.tokenizer.load_state_dict(tokenizer.state_dict())
     made.encoder.load_state_dict(networks.encoder.state_dict())
-    if made.tokenizer is not None and tokenizer is not None:
-        made.tokenizer.load_state_dict(tokenizer.state_dict())
     with _no_bars():
         made.save_pretrained(folder)
     BridleFeatureExtractor.of_run(model.config.clips, medium, model.config.encoder.patch).save_pretrained(folder)
+
+
+def _labels(model: Model) -> dict[str, Any]:
+    """Classes of a fine-tuned run, as transformers names them."""
+    finetune = model.config.finetune
+    if finetune is None:
+        return {}
+    kind = "multi_label_classification" if finetune.multi_label else "single_label_classification"
+    return {
+        "id2label": dict(enumerate(finetune.classes)),
+        "label2id": {name: index for index, name in enumerate(finetune.classes)},
+        "problem_type": kind,
+    }
 
 
 def check_hf(model: Model, folder: Path) -> list[Check]:
@@ -79,7 +98,26 @@ def check_hf(model: Model, folder: Path) -> list[Check]:
         if made.tokenizer is not None:
             words = check_codes("transformers model", run, made.tokenize(**given).codes, made.tokenizer.quantizer)
         checks.append(Check("features, AutoModel", difference, *run.name, words))
+        if run.probabilities is not None:
+            checks.append(_check_classifier(model, folder, run, given))
     return checks
+
+
+def _check_classifier(model: Model, folder: Path, run: Expected, given: dict[str, Any]) -> Check:
+    """Probabilities by the Auto class of the medium."""
+    import transformers
+
+    assert model.config.finetune is not None
+    assert run.probabilities is not None
+    name = f"AutoModelFor{model.config.medium.name.capitalize()}Classification"
+    with _no_bars(), torch.no_grad():
+        made = getattr(transformers, name).from_pretrained(folder)
+        logits = made(**given).logits
+    if tuple(made.config.id2label.values()) != model.config.finetune.classes:
+        raise RunError("config.json does not give back the classes of the run; nothing was exported")
+    found = logits.sigmoid() if model.config.finetune.multi_label else logits.softmax(-1)
+    what = f"probabilities, {name}"
+    return Check(what, check_close(what, found, run.probabilities), *run.name)
 
 
 def _check_weights(model: Model, made: Any) -> int:
@@ -87,7 +125,7 @@ def _check_weights(model: Model, made: Any) -> int:
     wanted = {f"encoder.{name}": tensor for name, tensor in model.networks.encoder.state_dict().items()}
     if (tokenizer := model.networks.best_tokenizer) is not None:
         wanted |= {f"tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
-    found = made.state_dict()
+    found = made.state_dict()  # of AutoModel; a classifier is compared by its probabilities
     for name in sorted(wanted.keys() | found.keys()):
         if name not in wanted or name not in found or not torch.equal(wanted[name], found[name]):
             raise RunError(f"'{name}' of the transformers model is not that of the run; nothing was exported")

@@ -1,4 +1,4 @@
-"""A run as ONNX files: ``encoder.onnx``, ``tokenizer.onnx`` and ``preprocessing.json``."""
+"""A run as ONNX files: ``encoder.onnx``, ``tokenizer.onnx`` or ``classifier.onnx``, and ``preprocessing.json``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from bridle.data.loaders import content_settings
 from bridle.errors import ConfigError, RunError
-from bridle.export.checks import TOLERANCE, Check, check_codes, check_features, expected
-from bridle.export.graph import EncoderGraph, TokenizerGraph
+from bridle.export.checks import TOLERANCE, Check, check_close, check_codes, check_features, expected
+from bridle.export.graph import ClassifierGraph, EncoderGraph, TokenizerGraph
 from bridle.files import write_atomically
 from bridle.inference import Model
 from bridle.run import clip_grid
 
-ENCODER, TOKENIZER, PREPROCESSING = "encoder.onnx", "tokenizer.onnx", "preprocessing.json"
+ENCODER, TOKENIZER, CLASSIFIER, PREPROCESSING = "encoder.onnx", "tokenizer.onnx", "classifier.onnx", "preprocessing.json"
 _OPSET = 18
 _ONE_FILE_BYTES = 1_800_000_000  # a protobuf ends at 2 GiB; above this, weights lie in a file beside it
 _CENTRE = "the shorter edge resized to size, bicubic, and the centre cut out; RGB, or grey for one channel"
@@ -52,6 +52,10 @@ def write_onnx(model: Model, folder: Path) -> None:
     tokenizer = model.networks.best_tokenizer
     if tokenizer is not None:
         _write_graph(TokenizerGraph(tokenizer, patch, grid), model, folder / TOKENIZER, ("codes",))
+    networks, finetune = model.networks, model.config.finetune
+    if networks.classifier is not None and finetune is not None:
+        graph = ClassifierGraph(networks.encoder, networks.classifier, grid, finetune)
+        _write_graph(graph, model, folder / CLASSIFIER, ("probabilities",))
     write_atomically(folder / PREPROCESSING, json.dumps(preprocessing(model), indent=2) + "\n")
 
 
@@ -74,6 +78,8 @@ def preprocessing(model: Model) -> dict[str, Any]:
         "width": encoder.width,
         "num_codebooks": None if tokenizer is None else tokenizer.quantizer.config.num_codebooks,
         "codebook_size": None if tokenizer is None else tokenizer.quantizer.config.codebook_size,
+        "classes": None if config.finetune is None else list(config.finetune.classes),
+        "multi_label": None if config.finetune is None else config.finetune.multi_label,
         "fingerprint": model.fingerprint,
     }
 
@@ -87,6 +93,7 @@ def check_onnx(model: Model, folder: Path) -> list[Check]:
     encoder = _session(folder / ENCODER)
     tokenizer = model.networks.best_tokenizer
     coder = None if tokenizer is None else _session(folder / TOKENIZER)
+    judge = None if model.networks.classifier is None else _session(folder / CLASSIFIER)
     checks = []
     for run in expected(model):
         given = {"inputs": run.batch.inputs.numpy(), "lengths": run.batch.lengths.numpy()}
@@ -97,6 +104,10 @@ def check_onnx(model: Model, folder: Path) -> list[Check]:
             (codes,) = _run(coder, ["codes"], given)
             words = check_codes("ONNX tokenizer", run, codes, tokenizer.quantizer)
         checks.append(Check("features, onnxruntime", difference, *run.name, words))
+        if judge is not None and run.probabilities is not None:
+            (chances,) = _run(judge, ["probabilities"], given)
+            difference = check_close("probabilities of the ONNX classifier", chances, run.probabilities)
+            checks.append(Check("probabilities, onnxruntime", difference, *run.name))
     return checks
 
 

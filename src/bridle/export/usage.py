@@ -23,6 +23,18 @@ output.patch_mask  # (B, N) False for padding
 {codes}```
 
 `FOLDER` is this folder, or the name of its repository on the Hub."""
+_HF_CLASSES = """
+
+
+The classes:
+
+```python
+from transformers import {auto}
+
+classifier = {auto}.from_pretrained("FOLDER")
+chances = classifier(**inputs).logits.{function}
+dict(zip(classifier.config.id2label.values(), chances[0].tolist()))
+```"""
 
 _ONNX = """\
 With onnxruntime, and without bridle or torch:
@@ -64,15 +76,23 @@ def of(target: str, model: Model) -> str:
             "video": "extractor(film)",
         }[config.medium.name]
         codes = "model.tokenize(**inputs).codes  # (B, N, R), -1 for padding\n" if has_codes else ""
-        return _HF.format(call=call, width=encoder.width, codes=codes)
+        text = _HF.format(call=call, width=encoder.width, codes=codes)
+        if config.finetune is None:
+            return text
+        auto = f"AutoModelFor{config.medium.name.capitalize()}Classification"
+        return text + _HF_CLASSES.format(auto=auto, function="sigmoid()" if config.finetune.multi_label else "softmax(-1)")
     if target == "onnx":
         channels, height, width = config.clip_shape
         coder = (
             'tokenizer = onnxruntime.InferenceSession("tokenizer.onnx")\n'
             '(codes,) = tokenizer.run(["codes"], {"inputs": inputs, "lengths": lengths})\n'
         )
+        judge = (
+            'classifier = onnxruntime.InferenceSession("classifier.onnx")\n'
+            '(chances,) = classifier.run(["probabilities"], {"inputs": inputs, "lengths": lengths})\n'
+        )
         return _ONNX.format(
-            codes=coder if has_codes else "",
+            codes=coder if has_codes else judge if config.finetune is not None else "",
             channels=channels,
             height=height,
             width=width,

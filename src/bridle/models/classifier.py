@@ -41,15 +41,16 @@ class Classifier(nn.Module):
             grid: N patches.
             valid_steps: (B,) time steps that count.
         """
-        return self._classify(pool_moments(time_moments(features, grid, valid_steps), grid, self.pooling))
+        return self.classify(pool_moments(time_moments(features, grid, valid_steps), grid, self.pooling))
 
     def of_subset(self, features: Tensor, subset: Subset) -> Tensor:
         """Logits (B, C) float32 of the features (B, V, D) of some patches, by their mean; for the pooling ``mean`` only."""
         features = features.float()
         if subset.valid is None:
-            return self._classify(features.mean(1))
+            return self.classify(features.mean(1))
         weight = subset.valid.to(features.dtype)[..., None]
-        return self._classify((features * weight).sum(1) / weight.sum(1))
+        return self.classify((features * weight).sum(1) / weight.sum(1))
 
-    def _classify(self, pooled: Tensor) -> Tensor:
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Logits (B, C) float32 of pooled features (B, X)."""
         return self.linear(self.norm(pooled)).float()  # type: ignore[no-any-return]

@@ -18,19 +18,31 @@ from bridle.errors import ConfigError
 
 
 def register() -> None:
-    """Make ``AutoConfig``, ``AutoModel`` and ``AutoFeatureExtractor`` know runs that were exported; again is no error.
+    """Make the Auto classes know runs that were exported; again is no error.
+
+    They are ``AutoConfig``, ``AutoModel`` and ``AutoFeatureExtractor``, and for fine-tuned runs
+    ``AutoModelForAudioClassification`` and its likes for images and video.
 
     Raises:
         ConfigError: transformers is not installed.
     """
     try:
-        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+        from transformers import (
+            AutoConfig,
+            AutoFeatureExtractor,
+            AutoModel,
+            AutoModelForAudioClassification,
+            AutoModelForImageClassification,
+            AutoModelForVideoClassification,
+        )
     except ImportError as error:
         raise ConfigError(f"--to hf needs {error.name}: pip install 'bridle[transformers]'") from error
     from bridle.export.hf.configuration import BridleConfig
     from bridle.export.hf.extractor import BridleFeatureExtractor
-    from bridle.export.hf.model import BridleModel
+    from bridle.export.hf.model import BridleForClassification, BridleModel
 
     AutoConfig.register(BridleConfig.model_type, BridleConfig, exist_ok=True)
     AutoModel.register(BridleConfig, BridleModel, exist_ok=True)
+    for auto in (AutoModelForAudioClassification, AutoModelForImageClassification, AutoModelForVideoClassification):
+        auto.register(BridleConfig, BridleForClassification, exist_ok=True)
     AutoFeatureExtractor.register(BridleConfig, BridleFeatureExtractor, exist_ok=True)  # type: ignore[no-untyped-call, unused-ignore]
