@@ -64,6 +64,7 @@ class FrozenProbe:
     """
 
     name = "probe"
+    needed = False
 
     def __init__(self, config: RunConfig, probe: ProbeConfig, device: torch.device) -> None:
         self.every_steps = probe.every_steps

@@ -18,7 +18,7 @@ from bridle.data.dataset import ClipDataset, batch_loader
 from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile, Quarantine
 from bridle.data.sampler import EpochOrder
-from bridle.errors import RunError
+from bridle.errors import BridleError, RunError
 from bridle.networks import Networks, load_weights, model_fingerprint, renew, start_tokenizer
 from bridle.objectives.base import Objective
 from bridle.optim.groups import OptimConfig, build_adamw, layer_scale
@@ -89,6 +89,8 @@ class Examination(Protocol):
 
     name: str
     every_steps: int
+    needed: bool
+    """A failure ends the run; else it is told, and the run goes on."""
 
     def __call__(self, step: int, networks: Networks) -> dict[str, float]:
         """Measure after ``step`` steps of the run, on all ranks at once; the values are logged."""
@@ -132,6 +134,7 @@ class Training:
         )
         self.read: list[tuple[tuple[BadFile, ...], int]] = []
         self.alarmed = False
+        self.fault: str | None = None
         self.data = parts.data
         self.networks = parts.networks.to(parts.device)
         self.stop = StopFlag()
@@ -264,16 +267,25 @@ class Training:
                 self._examine(examination, step)
 
     def _examine(self, examination: Examination, step: int) -> None:
-        with torch.random.fork_rng():  # whatever it does, training goes on as it would without it
-            values = examination(self.last_step, self.networks)
-        failure = self._write(step, {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
-        for reason in distributed.gather_objects(failure):
-            if reason is not None:
-                raise RunError(reason)
+        failure: str | None = None
+        values: dict[str, float] = {}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # whatever it does, training goes on as it would without it
+            try:
+                values = examination(self.last_step, self.networks)
+            except BridleError as error:
+                failure = str(error)
+        if values and failure is None:
+            failure = self._write(step, {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+        reasons = [reason for reason in distributed.gather_objects(failure) if reason is not None]
+        if reasons and examination.needed:
+            self.fault = reasons[0]  # told when a line is logged, where a checkpoint is written first
+        elif reasons:
+            self.reporter.message(f"{examination.name} at step {self.last_step}: {reasons[0]}")
 
     def log(self, step: int, values: dict[str, Tensor]) -> None:
         """Write one line of metrics; count the bad files of all ranks, so that all of them stop together."""
-        failure = self._write(step, values)
+        failure = self._write(step, values) or self.fault
         gathered = distributed.gather_objects((self.read, failure))
         self.read = []
         for _, reason in gathered:

@@ -203,3 +203,18 @@ def test_inspect_shows_what_a_fine_tuned_run_is_and_how_it_goes_on(
     assert resume_command(config, str(classes)) == f"{calls[-1]['command']} --resume"
     elsewhere = resume_command(config, str(tmp_path / "my run"))
     assert elsewhere == f"bridle finetune RUN MANIFEST --label class --out '{tmp_path}/my run' --resume"
+
+
+def test_names_of_classes_may_look_like_markup_and_folds_may_not_leave_the_folder(
+    source: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"a": "[/noise]", "b": "[unk]"}
+    rows = [f"{path},{names[path.parent.name]},../{index % 3}" for index, path in enumerate(sorted(sounds.rglob("*.wav")))]
+    table = tmp_path / "meta.csv"
+    table.write_text("\n".join(["path,word,part", *rows]) + "\n")
+    assert main(["finetune", str(source), str(table), "--label", "word", "--out", str(tmp_path / "run"), *QUICK]) == 0
+    shown = capsys.readouterr().out
+    assert "[/noise]" in shown and "[unk]" in shown
+    folds = ["--fold", "part", "--out", str(tmp_path / "folds")]
+    assert main(["finetune", str(source), str(table), "--label", "word", *folds, *QUICK]) == 1
+    assert "cannot name a folder" in capsys.readouterr().err

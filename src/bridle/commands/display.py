@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Column, Table
+from rich.text import Text
 
 _CONSOLE: list[Console] = []
 _WIDE = 110  # columns from which on a long bar leaves room for the values
@@ -30,11 +32,19 @@ def console() -> Console:
     return _CONSOLE[0]
 
 
+class _PlainTable(Table):
+    """Shows strings as they are: names of classes and files may hold brackets, which are markup to rich."""
+
+    def add_row(self, *cells: RenderableType | None, **style: Any) -> None:
+        """Add a row."""
+        super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **style)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
     """A table whose first ``left`` columns are text and whose other columns are numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan")
+    made = _PlainTable(title=title, title_justify="left", title_style="bold", header_style="bold cyan")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index < left else "right")
+        made.add_column(Text(column), justify="left" if index < left else "right")
     for row in rows:
         made.add_row(*row)
     return made

@@ -177,11 +177,12 @@ def _tags(parsed: Arguments, model: Model, manifest: Manifest, columns: Columns)
 
 
 def _show(parts: Iterator[RenderableType], parsed: Arguments, numbers: dict[str, Any], what: str) -> None:
-    for part in parts:
-        console().print(part)
     if parsed.json is not None:
         content = {"run": str(parsed.run), "manifest": str(parsed.manifest), **numbers}
         write_json(parsed.json, json.dumps(content, indent=1, ensure_ascii=False))
+    for part in parts:
+        console().print(part)
+    if parsed.json is not None:
         console().print(f"{what}: {escape(str(parsed.json))}", soft_wrap=True)
 
 

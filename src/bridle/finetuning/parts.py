@@ -101,6 +101,9 @@ def _outer(manifest: Manifest, config: PartConfig) -> list[Part]:
     if columns.fold is not None:
         splits = splits_from_folds(manifest.columns[columns.fold])
         names = [split.name for split in splits]
+        odd = next((name for name in names if name in (".", "..") or "/" in name or "\\" in name), None)
+        if odd is not None:
+            raise DataError(f"fold '{odd}' cannot name a folder; name folds without slashes in column '{columns.fold}'")
         if config.fold is not None and config.fold not in names:
             raise DataError(f"there is no fold '{config.fold}' in column '{columns.fold}'; there are {', '.join(names)}")
         chosen = [split for split in splits if config.fold in (None, split.name)]

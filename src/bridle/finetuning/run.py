@@ -33,6 +33,7 @@ from bridle.objectives.supervised import FinetuneConfig, Supervised, Targets, ba
 from bridle.phases import Phase
 from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
+from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.reporter import Reporter, Silent
 from bridle.training import Outcome, Parts, Training
 
@@ -100,6 +101,8 @@ def finetune(
     for note in part.notes:
         reporter.message(f"note: {note}")
     config = resolve(config, train, folder, device)
+    if distributed.rank() == 0 and latest_checkpoint(folder.path) is None:
+        folder.chosen.unlink(missing_ok=True)  # of a call that was killed before its first checkpoint
     networks = Networks(config)
     if source is not None:
         start_from(networks, Path(source), config)

@@ -128,6 +128,7 @@ class Validation:
     """
 
     name = "validation"
+    needed = True
 
     def __init__(
         self,
@@ -153,7 +154,6 @@ class Validation:
                 weights = networks.state_dict()
                 metadata = {"fingerprint": model_fingerprint(self._config, weights)}
                 write_weights(self._folder.chosen, weights, step, metadata)
-            distributed.barrier()
         if measured.metrics is None:
             return {"validation/mean_average_precision": measured.score}
         return {"validation/accuracy": measured.score, "validation/loss": measured.metrics.negative_log_likelihood}
