@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from bridle.errors import ConfigError
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=7)
+"""How long the collectives of :func:`patient_group` wait; those of the default group give up after 10 or 30 minutes."""
 
 
 def is_active() -> bool:
@@ -52,12 +55,20 @@ def barrier() -> None:
         dist.barrier()
 
 
-def gather_objects(value: T) -> list[T]:
-    """The picklable value of every rank, in rank order. A collective that waits."""
+def patient_group() -> dist.ProcessGroup | None:
+    """A group of all ranks, on the CPU, that waits :data:`PATIENCE`: for long work that one rank does alone.
+
+    A collective: all ranks call it together. None without a process group.
+    """
+    return dist.new_group(backend="gloo", timeout=PATIENCE) if is_active() else None
+
+
+def gather_objects(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """The picklable value of every rank, in rank order. A collective that waits, as long as ``group`` does."""
     if not is_active():
         return [value]
     gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, value)
+    dist.all_gather_object(gathered, value, group=group)
     return gathered
 
 

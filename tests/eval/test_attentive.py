@@ -150,3 +150,11 @@ def test_memory_is_limited_and_a_hopeless_set_is_refused_early():
         for clip in range(1000):
             early.take(clip, 3_000_000)
     assert clip == 15
+
+
+def test_probes_are_trained_on_the_device_that_is_asked_for():
+    patches = PatchFeatures(tuple(torch.randn(5, 8).half() for _ in range(6)))
+    config = AttentiveConfig(heads=2, epochs=1, batch_size=4, device=torch.device("meta"))
+    (probe,) = fit_attentive(patches, range(6), torch.arange(6) % 2, 2, (0.01,), config)
+    held = (*probe.parameters(), *probe.buffers())
+    assert {tensor.device.type for tensor in held} == {"meta"}

@@ -1,5 +1,7 @@
 """Batch-norm heads against a plain loop of torch's own modules, scikit-learn, and what must not matter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from bridle.eval.batchnorm_head import (
     batchnorm_predictions,
     batchnorm_probabilities,
     fit_heads,
+    for_ranking,
     head_loss,
 )
 from bridle.randomness import generator
@@ -113,3 +116,27 @@ def test_loss_of_tags_is_summed_over_tags():
 def test_errors_name_the_value(rows, targets, rates, match):
     with pytest.raises(DataError, match=match):
         fit_heads(rows, targets, 2, rates)
+
+
+def test_many_clips_are_ranked_on_fewer_epochs_at_higher_rates():
+    config = BatchNormConfig(epochs=40, seed=3)
+    assert for_ranking(config, (0.1, 0.2), 1000) == (config, [0.1, 0.2])
+    assert for_ranking(config, (0.1, 0.2), 2000) == (replace(config, epochs=20), [0.2, 0.4])
+    assert for_ranking(config, (0.1, 0.2), 10**6) == (replace(config, epochs=10), [0.4, 0.8])
+    assert for_ranking(replace(config, epochs=1), (0.1,), 10**6)[0].epochs == 1
+
+
+def test_heads_are_trained_on_the_device_that_is_asked_for(monkeypatch):
+    config = BatchNormConfig(epochs=1, device=torch.device("meta"))
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.BatchNorm1d, "forward", lambda self, x: x)  # asks for how many batches it saw, which meta cannot tell
+        heads = fit_heads(torch.randn(20, 3), torch.arange(20) % 2, 2, (0.1,), config)
+    held = (*heads.parameters(), *heads.buffers())
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    features = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(20) % 2
+    found = [
+        batchnorm_logits(features, targets, features, (0.1,), 2, BatchNormConfig(epochs=2, device=device))
+        for device in (None, torch.device("cpu"))
+    ]
+    assert torch.equal(*found)

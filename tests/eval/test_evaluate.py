@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -240,7 +241,7 @@ def test_a_plan_adds_probes_few_shot_retrieval_and_details(whole, evaluation):
         assert row.retrieval.num_queries == 10
     assert [row.probes["knn"] for row in whole.rows] == [row.probes["knn"] for row in evaluation.rows]
     assert [(gain.probe, gain.over) for gain in whole.gains if gain.probe == "attentive"] == [("attentive", RANDOM)]
-    best = max(by_name[RUN].probes.values(), key=lambda result: result.accuracy)
+    best = max(by_name[RUN].probes.values(), key=lambda result: np.mean([each.inner_accuracy for each in result.splits]))
     assert (whole.details.features, whole.details.probe) == (RUN, best.probe)
     right = sum(
         name == CELLS["class"][i] for split in best.splits for i, name in zip(split.test_index, split.predictions, strict=True)
@@ -373,3 +374,82 @@ def test_command_evaluates_tags(tiny_run, manifest, tmp_path, capsys, monkeypatc
     assert capsys.readouterr().err == (
         "bridle: 'knn' is for one class per clip; with --multi-label the probe is batchnorm, so leave it out\n"
     )
+
+
+def test_details_are_of_the_probe_that_promised_most_not_of_the_one_that_tested_best(model, manifest, monkeypatch):
+    def promise(features, probe, seed=0):
+        result = evaluate(features, probe, seed)
+        best_tested = probe.name == "knn"
+        splits = [replace(each, inner_accuracy=0.1 if best_tested else 0.9) for each in result.splits]
+        return replace(result, accuracy=1.0 if best_tested else 0.0, splits=tuple(splits))
+
+    monkeypatch.setattr(evaluate_module, "evaluate", promise)
+    found = evaluate_run(model, manifest, Columns("class", split="split"), plan=Plan(details=True))
+    assert found.details.probe == "linear"
+
+
+def test_a_layer_named_twice_is_refused(model, manifest, tiny_run, tmp_path, capsys):
+    for layers, concatenate in (((2, 2), True), ((1, 2, 1), False)):
+        with pytest.raises(ConfigError, match=rf"layers are {' '.join(map(str, layers))}; name each once \(--layers\)"):
+            evaluate_run(model, manifest, Columns("class"), layers=layers, plan=Plan(("knn",), concatenate=concatenate))
+    table = write_table(tmp_path / "table.csv", manifest)
+    assert cli.main(["evaluate", str(tiny_run), table, "--label", "class", "--path", "sound", "--layers", "2", "2"]) == 1
+    assert capsys.readouterr().err == "bridle: layers are 2 2; name each once (--layers)\n"
+
+
+def test_features_that_do_not_fit_are_refused_before_any_file_is_read(model, manifest, tiny_run, tmp_path, capsys):
+    columns = {name: cells * 100_000 for name, cells in manifest.columns.items()}
+    many = replace(manifest, entries=manifest.entries * 100_000, columns=columns)
+    with pytest.raises(DataError, match=r"pooled features of 1000000 clips need .* GB, and the limit is 1 GB; .*--feature-gig"):
+        collect_features({"run": model}, many, on_file=lambda: pytest.fail("read a file"), choice=Choice(feature_gigabytes=1.0))
+    found = collect_features({"run": model}, manifest).features
+    held = 4e-9 * sum(values.numel() for name in ("run", BAG_OF_CODES) for values in found[name].values())
+    assert collect_features({"run": model}, manifest, choice=Choice(feature_gigabytes=1.001 * held))
+    with pytest.raises(DataError, match="pooled features of 10 clips need"):
+        collect_features({"run": model}, manifest, choice=Choice(feature_gigabytes=0.999 * held))
+    table = write_table(tmp_path / "table.csv", manifest)
+    common = ["evaluate", str(tiny_run), table, "--label", "class", "--path", "sound", "--feature-gigabytes", "1e-6"]
+    assert cli.main(common) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_blanks_around_labels_make_no_classes(model, manifest):
+    columns = {**CELLS, "class": [f"{' ' * (i % 3)}{cell}{' ' * (i % 2)}" for i, cell in enumerate(CELLS["class"])]}
+    plan = Plan(("knn", "attentive"), shots=(1,), num_draws=2, retrieval=True, details=True)
+    spaced, plain = (
+        evaluate_run(model, replace(manifest, columns=cells), Columns("class", split="split"), plan=plan)
+        for cells in (columns, CELLS)
+    )
+    assert spaced == plain
+    assert spaced.classes == ("high", "low")
+    tags = [f" {cell.replace(';', ' ; ')}" for cell in TAGS]
+    spaced_tags, plain_tags = (
+        evaluate_tags_run(
+            model, replace(manifest, columns={**CELLS, "tags": cells}), Columns("tags", split="split"), separator=";"
+        )
+        for cells in (tags, TAGS)
+    )
+    assert spaced_tags == plain_tags
+
+
+def test_fewer_groups_than_splits_is_one_line_before_any_file_is_read(model, manifest):
+    columns = {**CELLS, "speaker": ["a", "b", "c", "d", "a", "b", "c", "d", "a", "b"]}
+    with pytest.raises(DataError, match=r"5 splits need as many clips or groups, and there are 4: .*--fold"):
+        evaluate_run(
+            model,
+            replace(manifest, columns=columns),
+            Columns("class", group="speaker"),
+            on_progress=lambda *state: pytest.fail("read a file"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("gone/found.json", "cannot write found.json to .*gone: No such file"), (".", "is a folder")]
+)
+def test_where_json_goes_is_checked_before_anything_is_read(target, message, tmp_path, capsys):
+    assert (
+        cli.main(["evaluate", str(tmp_path / "no-run"), "no-table.csv", "--label", "x", "--json", str(tmp_path / target)]) == 1
+    )
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

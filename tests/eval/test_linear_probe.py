@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from bridle.errors import DataError
+from bridle.eval import linear_probe
 from bridle.eval.linear_probe import fit_path, linear_predictions, linear_probabilities
 
 STRENGTHS = [1e-4, 1e-2, 1.0, 100.0]
@@ -144,3 +145,19 @@ def test_probabilities_are_scikit_learns(num_classes):
     reference = LogisticRegression(C=0.1, tol=1e-9, max_iter=5000).fit(scaler.transform(features[:200]), labels[:200])
     found = linear_probabilities(features[:200], 3 * labels[:200], features[200:], 0.1)
     np.testing.assert_allclose(found, reference.predict_proba(scaler.transform(features[200:])), atol=1e-4)
+
+
+def test_small_problems_take_one_thread_and_give_the_others_back(monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    known = torch.optim.LBFGS.step
+    monkeypatch.setattr(torch.optim.LBFGS, "step", lambda *given: seen.append(torch.get_num_threads()) or known(*given))
+    features, labels = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    try:
+        torch.set_num_threads(2)
+        fit_path(features, labels, (1.0,))
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(linear_probe, "_ONE_THREAD", 0)
+        fit_path(features, labels, (1.0,))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]

@@ -161,7 +161,10 @@ def test_classes_without_training_clips_are_wrong_and_noted():
     features = feature_set(**columns_of("split"))
     labels = ["only here" if i == 0 else name for i, name in enumerate(features.labels)]
     result = evaluate(dataclasses.replace(features, labels=labels), LINEAR)
-    assert result.notes == ("split 'test': 1 test clips are of 1 classes without training clips",)
+    assert result.notes == (
+        "split 'test': 1 test clip of classes without training clips (1, first 'only here') count as wrong; "
+        "add clips of these classes, or leave them out",
+    )
     assert result.splits[0].predictions[0] != "only here"
 
 

@@ -66,5 +66,6 @@ def test_groups_stay_together_and_parts_stay_balanced():
 def test_more_splits_than_clips_is_an_error():
     with pytest.raises(DataError, match="5 splits need as many clips or groups, and there are 3"):
         stratified_splits(["a", "b", "a"], 5)
-    with pytest.raises(DataError, match="5 splits need as many clips or groups, and there are 2"):
+    remedy = r"add clips of other groups, name the groups as --fold \(each is left out in turn\), or give no --group"
+    with pytest.raises(DataError, match=f"5 splits need as many clips or groups, and there are 2: {remedy}$"):
         stratified_splits(["a", "b"] * 5, 5, groups=["x", "y"] * 5)

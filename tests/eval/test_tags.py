@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from bridle.data.labels import TagLabels, tag_labels
 from bridle.errors import DataError
+from bridle.eval import tags as tags_module
 from bridle.eval.batchnorm_head import BatchNormConfig
 from bridle.eval.intervals import t_interval
 from bridle.eval.protocol import FeatureSet
@@ -101,3 +102,20 @@ def test_mean_over_the_tags_that_occur():
     scores, targets = np.array([[0.9, 0.1], [0.2, 0.3]]), np.array([[True, False], [False, False]])
     assert mean_average_precision(scores, targets) == 1.0
     assert mean_average_precision(scores, ~np.ones((2, 2), dtype=bool)) is None
+
+
+def test_a_training_part_that_outer_splits_share_is_fitted_once(monkeypatch):
+    fitted = []
+    known = tags_module.batchnorm_logits
+
+    def logits(train, targets, queries, rates, *others):
+        if len(rates) > 1:
+            fitted.append(train.numpy().tobytes())
+        return known(train, targets, queries, rates, *others)
+
+    monkeypatch.setattr(tags_module, "batchnorm_logits", logits)
+    features, labels = tagged(folds=[str(i % 4) for i in range(120)])
+    evaluate_tags(features, labels, SHORT, RATES)
+    assert (
+        len(fitted) == len(set(fitted)) == 2 * 6
+    )  # poolings times pairs of folds, of which an outer and an inner one are left out

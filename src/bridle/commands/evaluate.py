@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +32,12 @@ from bridle.data.labels import SEPARATOR
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.errors import ConfigError
 from bridle.eval.evaluate import RUN, Columns, Evaluation, Plan, ProbeName, evaluate_run
-from bridle.eval.features import Choice, CodeStatistics
+from bridle.eval.features import FEATURE_GIGABYTES, Choice, CodeStatistics
 from bridle.eval.gain import Gain
 from bridle.eval.patches import PATCH_GIGABYTES
 from bridle.eval.protocol import ProbeResult
 from bridle.eval.tags import TagEvaluation, evaluate_tags_run
+from bridle.files import explain_write_error
 from bridle.inference import Model, load
 from bridle.quantize import COLLAPSED_BELOW
 
@@ -106,7 +108,7 @@ class Arguments:
     retrieval: Annotated[
         bool, tyro.conf.arg(help="Also the search for clips of the same class: mAP, and recall at 1, 5 and 10.")
     ] = False
-    details: Annotated[bool, tyro.conf.arg(help="Also the run's best probe class by class, and its confusion matrix.")] = False
+    details: Annotated[bool, tyro.conf.arg(help="Also the most promising probe class by class, and its confusions.")] = False
     multi_label: Annotated[bool, tyro.conf.arg(help="Cells of the label column hold any number of tags; mAP is measured.")] = (
         False
     )
@@ -114,6 +116,7 @@ class Arguments:
     patch_gigabytes: Annotated[float, tyro.conf.arg(help="Memory that the attentive probe's patch features may take.")] = (
         PATCH_GIGABYTES
     )
+    feature_gigabytes: Annotated[float, tyro.conf.arg(help="Memory that pooled features may take.")] = FEATURE_GIGABYTES
     json: JsonFile = None
     device: Device = "auto"
     precision: Annotated[
@@ -125,6 +128,8 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle evaluate", _DESCRIPTION)
+    if parsed.json is not None:
+        check_writable(parsed.json)  # before minutes of computing
     model = load(parsed.run, None if parsed.device == "auto" else parsed.device, parsed.precision)
     if parsed.protocol is not None:
         named = (parsed.label, parsed.fold, parsed.split, parsed.group)
@@ -146,6 +151,21 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is computed; nothing is left behind.
+
+    Raises:
+        ConfigError: it is a folder, or its own folder is not there or takes no files.
+    """
+    if path.is_dir():
+        raise ConfigError(f"--json {path} is a folder; name a file")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".bridle-"):
+            pass
+    except OSError as error:
+        raise ConfigError(explain_write_error(error, path.parent, path.name)) from error
+
+
 def _classes(parsed: Arguments, model: Model, manifest: Manifest, columns: Columns) -> Evaluation:
     plan = Plan(
         probes=parsed.probes or ("knn", "linear"),
@@ -155,6 +175,7 @@ def _classes(parsed: Arguments, model: Model, manifest: Manifest, columns: Colum
         retrieval=parsed.retrieval,
         details=parsed.details or parsed.json is not None,
         patch_gigabytes=parsed.patch_gigabytes,
+        feature_gigabytes=parsed.feature_gigabytes,
     )
     with stages() as on_progress:
         return evaluate_run(
@@ -169,7 +190,7 @@ def _tags(parsed: Arguments, model: Model, manifest: Manifest, columns: Columns)
         raise ConfigError(
             f"'{others[0]}' is for one class per clip; with --multi-label the probe is {_TAG_PROBE}, so leave it out"
         )
-    chosen = Choice(parsed.layers, parsed.concatenate)
+    chosen = Choice(parsed.layers, parsed.concatenate, feature_gigabytes=parsed.feature_gigabytes)
     with stages() as on_progress:
         return evaluate_tags_run(
             model, manifest, columns, separator=parsed.separator, choice=chosen, seed=parsed.seed, on_progress=on_progress

@@ -43,6 +43,7 @@ class AttentiveConfig:
         batch_size: clips per step; a pass is cut into parts of nearly equal size, at most so many clips each.
         weight_decay: of AdamW.
         seed: of the start and the order of the clips.
+        device: where they are trained, a batch of patches at a time; None for the CPU.
     """
 
     heads: int = 4
@@ -51,6 +52,7 @@ class AttentiveConfig:
     batch_size: int = 32
     weight_decay: float = 0.1
     seed: int = 0
+    device: torch.device | None = None
 
 
 class AttentiveProbe(nn.Module):
@@ -142,6 +144,8 @@ def fit_attentive(
     for probe in probes:
         probe.mean.copy_(mean)
         probe.scale.copy_(scale)
+        probe.to(chosen.device)
+    targets = targets.to(chosen.device)
     groups = [{"params": list(probe.parameters()), "lr": rate} for probe, rate in zip(probes, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=chosen.weight_decay)
     steps_per_epoch = -(-len(rows) // chosen.batch_size)
@@ -151,7 +155,8 @@ def fit_attentive(
         for batch in torch.randperm(len(rows), generator=order).tensor_split(steps_per_epoch):
             optimizer.zero_grad()
             found = logits_of(probes, patches, [rows[i] for i in batch.tolist()])
-            torch.stack([head_loss(logits, targets[batch]) for logits in found]).sum().backward()  # type: ignore[no-untyped-call]
+            own = targets[batch.to(targets.device)]
+            torch.stack([head_loss(logits, own) for logits in found]).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return [probe.eval() for probe in probes]
@@ -159,7 +164,7 @@ def fit_attentive(
 
 def logits_of(probes: Sequence[AttentiveProbe], patches: PatchFeatures, rows: Sequence[int]) -> list[Tensor]:
     """Logits (n, C) of the clips ``rows`` by every probe; their patches are read once."""
-    values, valid = patches.batch(rows)
+    values, valid = patches.batch(rows, probes[0].query.device)
     means = attended_means(values, valid, torch.cat([probe.scaled_query for probe in probes]))
     return [probe.classify(part) for probe, part in zip(probes, means.chunk(len(probes), dim=1), strict=True)]
 

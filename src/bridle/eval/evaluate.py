@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Literal, get_args
 
 from bridle.data.columns import Columns, count
 from bridle.data.manifest import Manifest
-from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError
 from bridle.eval.attentive import AttentiveConfig, attentive_probe
 from bridle.eval.batchnorm_head import BatchNormConfig, batchnorm_probe
 from bridle.eval.details import Details, detail
-from bridle.eval.features import BAG_OF_CODES, Choice, CodeStatistics
+from bridle.eval.features import FEATURE_GIGABYTES, Choice, CodeStatistics
 from bridle.eval.few_shot import FewShot, few_shot
 from bridle.eval.gain import Gain, paired_gain
 from bridle.eval.labelled import (
@@ -22,6 +22,7 @@ from bridle.eval.labelled import (
     RANDOM,
     READING,
     RUN,
+    Evaluated,
     Labelled,
     OnProgress,
     Reading,
@@ -60,8 +61,9 @@ class Plan:
         shots: see :mod:`bridle.eval.few_shot`; none for no few-shot probes.
         num_draws: of few-shot clips.
         retrieval: see :mod:`bridle.eval.retrieval`.
-        details: metrics of the run's best probe, class by class.
+        details: metrics of the run's best probe (by its inner accuracy), class by class.
         patch_gigabytes: memory that patch features may take; only an attentive probe needs them.
+        feature_gigabytes: memory that pooled features may take.
 
     Raises:
         ConfigError: no probe, an unknown one or one twice; few-shot probes on no clips, with fewer than two draws, or without
@@ -75,6 +77,7 @@ class Plan:
     retrieval: bool = False
     details: bool = False
     patch_gigabytes: float = PATCH_GIGABYTES
+    feature_gigabytes: float = FEATURE_GIGABYTES
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.probes if name not in get_args(ProbeName)]
@@ -107,36 +110,22 @@ class Row:
     retrieval: Retrieval | None = None
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Evaluated):
     """Result of :func:`evaluate_run`; ``bridle.config.to_dict`` makes it plain data.
 
     Attributes:
-        fingerprint: of the model.
-        recipe: it was made by.
-        columns: that were used.
-        splits: which clips train and test the probes, in words.
-        clips: key of every clip that took part; the test clips of a result are row numbers of it.
-        classes: the labels, sorted.
+        labels: of the clips.
         rows: the medium's baseline, random encoder, this run and, with a tokenizer, bag of codes.
         gains: of this run over the first two, by each probe.
         codes: statistics of the tokenizer's codes.
-        notes: what a reader must know to trust the numbers.
-        bad: files that could not be read.
-        details: of the run's best probe, when they were asked for.
+        details: of the run's best probe, when they were asked for; which is best is decided inside the training parts.
     """
 
-    fingerprint: str
-    recipe: str
-    columns: Columns
-    splits: str
-    clips: tuple[str, ...]
-    classes: tuple[str, ...]
+    labels: tuple[str, ...]
     rows: tuple[Row, ...]
     gains: tuple[Gain, ...]
     codes: CodeStatistics | None
-    notes: tuple[str, ...]
-    bad: tuple[BadFile, ...]
     details: Details | None = None
 
 
@@ -169,8 +158,8 @@ def evaluate_run(
 
     Raises:
         DataError: a column that does not exist (names the nearest), a single class, no readable clip, splits that
-            cannot be made, or patch features that need too much memory.
-        ConfigError: there is no such layer, or it cannot be concatenated.
+            cannot be made, or features that need too much memory.
+        ConfigError: there is no such layer, it is named twice, or it cannot be concatenated.
         QuantizerError: the tokenizer's vectors are not finite.
     """
     asked = plan or Plan()
@@ -179,10 +168,10 @@ def evaluate_run(
         layers=None if layers is None else tuple(layers),
         concatenate=asked.concatenate,
         patch_gigabytes=asked.patch_gigabytes if "attentive" in asked.probes else None,
+        feature_gigabytes=asked.feature_gigabytes,
     )
     labelled = read_labelled(model, manifest, columns, Reading(choice, batch_size, seed), told)
-    names = [name for name in (model.loader.baseline_name, RANDOM, RUN, BAG_OF_CODES) if name in labelled.collected.features]
-    probed = {name: list(_probes(labelled, name, model, choice, asked, seed)) for name in names}
+    probed = {name: list(_probes(labelled, name, model, choice, asked, seed)) for name in labelled.rows(model)}
     rows = _rows(labelled, probed, asked, seed, told)
     by_name = {row.features: row.probes for row in rows}
     gains = [
@@ -192,17 +181,11 @@ def evaluate_run(
         if name in by_name.get(over, {})
     ]
     return Evaluation(
-        fingerprint=model.fingerprint,
-        recipe=model.config.recipe,
-        columns=columns,
-        splits=labelled.splits,
-        clips=tuple(entry.key for entry in labelled.manifest.entries),
-        classes=tuple(sorted(set(labelled.names))),
+        **vars(labelled.evaluated(model, sorted(set(labelled.names)), _notes(rows))),
+        labels=tuple(labelled.names),
         rows=rows,
         gains=tuple(gains),
         codes=labelled.collected.codes,
-        notes=(*labelled.notes, *_notes(rows)),
-        bad=labelled.collected.bad,
         details=_details(probed[RUN], by_name[RUN], seed) if asked.details else None,
     )
 
@@ -215,11 +198,11 @@ def _probes(labelled: Labelled, name: str, model: Model, choice: Choice, plan: P
     pooled: dict[str, Callable[[], Probe]] = {
         "knn": knn_probe,
         "linear": linear_probe,
-        "batchnorm": partial(batchnorm_probe, config=BatchNormConfig(seed=seed)),
+        "batchnorm": partial(batchnorm_probe, config=BatchNormConfig(seed=seed, device=model.device)),
     }
     highest = max(choice.layers_of(model.depth))
     title = "patches" if highest == model.depth else f"patches of layer {highest}"
-    config = AttentiveConfig(heads=model.config.encoder.heads, seed=seed)
+    config = AttentiveConfig(heads=model.config.encoder.heads, seed=seed, device=model.device)
     for wanted in plan.probes:
         if wanted in pooled:
             yield labelled.feature_set(labelled.collected.features[name]), pooled[wanted]()
@@ -259,9 +242,14 @@ def _rows(labelled: Labelled, probed: dict[str, list[_Task]], plan: Plan, seed: 
 
 
 def _details(tasks: Sequence[_Task], results: dict[str, ProbeResult], seed: int) -> Details:
-    best = max(results.values(), key=lambda result: result.accuracy)
+    best = max(results.values(), key=_inner_accuracy)
     (task,) = (task for task in tasks if task[1].name == best.probe)
     return detail(RUN, *task, best, seed=seed)
+
+
+def _inner_accuracy(result: ProbeResult) -> float:
+    """What a probe promised before it saw a test clip."""
+    return fmean(split.inner_accuracy for split in result.splits)
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:

@@ -14,12 +14,13 @@ from bridle.data.medium import MediumName
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError
 from bridle.eval.code_features import CodeFeatures, CodeStatistics
-from bridle.eval.patches import PatchBudget, PatchCollector, PatchFeatures
+from bridle.eval.patches import PATCH_BYTES, PatchBudget, PatchCollector, PatchFeatures
 from bridle.eval.vectors import Vectors
 from bridle.grid import PatchGrid
 from bridle.inference import Encoded, Model, Window
 from bridle.models.encoder import check_layers
-from bridle.nn.pooling import Pooling
+from bridle.nn.pooling import Pooling, pooled_width
+from bridle.run import clip_grid
 
 __all__ = [
     "BAG_OF_CODES",
@@ -38,6 +39,8 @@ POOLINGS: dict[MediumName, tuple[Pooling, ...]] = {
     "video": ("mean", "grid", "grid statistics", "grid motion", "grid motion parts", "grid trajectory"),
 }
 """What is offered to probes. The longest, of films, holds 64 x D numbers: 33 KB for a film at width 128, 197 KB at 768."""
+FEATURE_GIGABYTES = 16.0
+"""Memory that pooled features may take; 50,000 sounds take 15 at width 768, of two layers of two encoders."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,25 @@ class Choice:
         layers: 1 to their depth; None for :func:`default_layers`.
         concatenate: one vector of all the layers for each pooling, instead of one of each layer.
         patch_gigabytes: also keep every patch of the highest of the layers, in at most so much memory; None for no patches.
+        feature_gigabytes: memory that pooled features may take, those of all encoders and bags of codes together.
     """
 
     layers: tuple[int, ...] | None = None
     concatenate: bool = False
     patch_gigabytes: float | None = None
+    feature_gigabytes: float = FEATURE_GIGABYTES
 
     def layers_of(self, depth: int) -> tuple[int, ...]:
         """Of an encoder of this depth.
 
         Raises:
-            ConfigError: there is no such layer, none is asked for, or a single one is to be concatenated.
+            ConfigError: there is no such layer, none is asked for, one is twice, or a single one is to be concatenated.
         """
         layers = default_layers(depth) if self.layers is None else self.layers
         check_layers(layers, depth)
-        if self.concatenate and len(set(layers)) < 2:
+        if len(set(layers)) < len(layers):
+            raise ConfigError(f"layers are {' '.join(map(str, layers))}; name each once (--layers)")
+        if self.concatenate and len(layers) < 2:
             raise ConfigError(f"layer {layers[0]} alone cannot be concatenated; name two or more layers (--layers)")
         return layers
 
@@ -119,13 +126,14 @@ def collect_features(
         choice: more than layers, instead of ``layers``.
 
     Raises:
-        DataError: no model, models of different front ends or patches, no file can be read, or no room for patches.
+        DataError: no model, models of different front ends or patches, no file can be read, or no room for the features.
         ConfigError: there is no such layer, or none is asked for.
         QuantizerError: the tokenizer's vectors are not finite.
     """
     first = _first_of_one_front_end(models)
     wanted = choice or Choice(None if layers is None else tuple(layers))
     medium = first.config.medium
+    _check_room(models, wanted, len(manifest))
     budget = None if wanted.patch_gigabytes is None else PatchBudget(wanted.patch_gigabytes, len(manifest))
     found = {name: _LayerFeatures(model, wanted, len(manifest), budget) for name, model in models.items()}
     baseline = Vectors(len(manifest), ("statistics" if medium.timed else "mean",))
@@ -198,6 +206,27 @@ def _first_of_one_front_end(models: Mapping[str, Model]) -> Model:
         if (model.config.clips, model.config.encoder.patch) != (first.config.clips, first.config.encoder.patch):
             raise DataError(f"'{name}' and '{first_name}' differ in their front end or patch; collect them one by one")
     return first
+
+
+def _check_room(models: Mapping[str, Model], choice: Choice, num_clips: int) -> None:
+    """Refuse, before any file is read, what is too much to be held in memory."""
+    columns, patches = 0, 0
+    for model in models.values():
+        medium, grid = model.config.medium, clip_grid(model.config)
+        widths = [pooled_width(model.width, grid, pooling) for pooling in POOLINGS[medium.name]]
+        columns += len(choice.layers_of(model.depth)) * sum(widths)
+        patches += 0 if medium.timed else grid.num_patches * model.width  # how long sounds and films are shows in time
+    tokenizer = next(iter(models.values())).networks.best_tokenizer
+    if tokenizer is not None:
+        columns += tokenizer.quantizer.codebooks[..., 0].numel()
+    needed = 4e-9 * num_clips * columns
+    if needed > choice.feature_gigabytes:
+        raise DataError(
+            f"pooled features of {num_clips} clips need {needed:.3g} GB, and the limit is {choice.feature_gigabytes:g} GB; "
+            "give fewer clips, name a single layer (--layers), or raise the limit (--feature-gigabytes)"
+        )
+    if choice.patch_gigabytes is not None:
+        PatchBudget(choice.patch_gigabytes, num_clips).check(patches * num_clips * PATCH_BYTES / 1e9)
 
 
 def _windows(model: Model, manifest: Manifest, bad: dict[int, BadFile], on_file: Callable[[], object]) -> Iterator[Window]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from bridle.data.columns import Columns, count, subset, with_cells
 from bridle.data.manifest import Manifest
-from bridle.eval.features import Choice, Collected, collect_features
+from bridle.data.quarantine import BadFile
+from bridle.eval.features import BAG_OF_CODES, Choice, Collected, collect_features
 from bridle.eval.protocol import FeatureSet, choose_splits
 from bridle.inference import Model, random_model
 
@@ -21,6 +22,31 @@ OnProgress = Callable[[str, int, int], object]
 
 Stratify = Callable[[Sequence[str]], Sequence[str]]
 """Cells of the label column -> one name for each clip, of which all parts get equal shares where there are no official ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What every evaluation of a run says.
+
+    Attributes:
+        fingerprint: of the model.
+        recipe: it was made by.
+        columns: that were used.
+        splits: which clips train and test the probes, in words.
+        clips: key of every clip that took part; the test clips of a result are row numbers of it.
+        classes: the labels, sorted.
+        notes: what a reader must know to trust the numbers.
+        bad: files that could not be read.
+    """
+
+    fingerprint: str
+    recipe: str
+    columns: Columns
+    splits: str
+    clips: tuple[str, ...]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+    bad: tuple[BadFile, ...]
 
 
 @dataclass(frozen=True)
@@ -46,6 +72,24 @@ class Labelled:
     def feature_set(self, pooled: dict[str, torch.Tensor]) -> FeatureSet:
         """Some features of the clips with what their columns say."""
         return _feature_set(self.manifest, self.columns, self.names, pooled)
+
+    def rows(self, model: Model) -> list[str]:
+        """Names of the features there are, in the order in which they are shown."""
+        names = (model.loader.baseline_name, RANDOM, RUN, BAG_OF_CODES)
+        return [name for name in names if name in self.collected.features]
+
+    def evaluated(self, model: Model, classes: Sequence[str], notes: Iterable[str]) -> Evaluated:
+        """What is said of the evaluation whatever the probes are; ``notes`` come behind what was left out."""
+        return Evaluated(
+            fingerprint=model.fingerprint,
+            recipe=model.config.recipe,
+            columns=self.columns,
+            splits=self.splits,
+            clips=tuple(entry.key for entry in self.manifest.entries),
+            classes=tuple(classes),
+            notes=(*self.notes, *notes),
+            bad=self.collected.bad,
+        )
 
 
 @dataclass(frozen=True)

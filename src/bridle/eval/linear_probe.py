@@ -8,7 +8,8 @@ from a nearly round problem; a whole path of C takes some tens of iterations per
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from bridle.errors import DataError
 from bridle.eval.knn import Standardisation, fit_standardisation
+
+_ONE_THREAD = 10**9  # products of the widest step, tens of milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +79,17 @@ def fit_path(
         raise DataError(f"the training rows hold {len(classes)} class; a linear probe needs at least 2")
     if not strengths or min(strengths) <= 0:
         raise DataError(f"strengths are {list(strengths)}; give at least one C, all above 0")
-    rows = standardisation.apply(features)
-    axes = _principal_axes(rows)
-    problem = _Problem.of(rows @ axes, coded, len(classes), dtype)
-    solution = rows.new_zeros(len(classes), axes.shape[1] + 1, dtype=dtype)
     fitted: dict[float, LinearProbe] = {}
-    for strength in sorted(set(strengths)):
-        solution, converged = problem.solve(solution, strength, tolerance, max_iterations)
-        exact = solution.to(torch.float64)
-        bias = exact[:, -1] - exact[:, -1].mean()
-        fitted[strength] = LinearProbe(exact[:, :-1] @ axes.T, bias, classes, standardisation, converged)
+    with _threads_for(features.numel() * max(min(features.shape), len(classes))):
+        rows = standardisation.apply(features)
+        axes = _principal_axes(rows)
+        problem = _Problem.of(rows @ axes, coded, len(classes), dtype)
+        solution = rows.new_zeros(len(classes), axes.shape[1] + 1, dtype=dtype)
+        for strength in sorted(set(strengths)):
+            solution, converged = problem.solve(solution, strength, tolerance, max_iterations)
+            exact = solution.to(torch.float64)
+            bias = exact[:, -1] - exact[:, -1].mean()
+            fitted[strength] = LinearProbe(exact[:, :-1] @ axes.T, bias, classes, standardisation, converged)
     return [fitted[strength] for strength in strengths]
 
 
@@ -122,6 +126,19 @@ def _principal_axes(rows: Tensor) -> Tensor:
         return spanned
     axes: Tensor = torch.linalg.eigh(rows.T @ rows).eigenvectors
     return axes
+
+
+@contextmanager
+def _threads_for(products: int) -> Iterator[None]:
+    """One thread for a fit of so few products: several gain little, and wait for each other wherever others compute, too."""
+    before = torch.get_num_threads()
+    if before > 1 and products < _ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, slots=True)

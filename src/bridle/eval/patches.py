@@ -17,7 +17,8 @@ from bridle.inference import Window
 PATCH_GIGABYTES = 4.0
 """Memory that patch features may take, those of all encoders together; 400 clips of 500 patches, 128 wide, take 0.05."""
 NORM_EPSILON = 1e-5
-_BYTES = 2
+PATCH_BYTES = 2
+"""Of one number of a patch, in half precision."""
 _LEAST_SCALE = 1e-3  # the columns of a patch have variance 1 together; below this, half precision holds rounding only
 _FORECAST_CLIPS, _FORECAST_MARGIN = 16, 2.0  # clips differ in length, so an early forecast must be far above the limit
 
@@ -47,12 +48,12 @@ class PatchFeatures:
         """(n, 1) int64, the number of each clip: what stands for them where probes want one row for each."""
         return torch.arange(len(self.clips))[:, None]
 
-    def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Clips ``rows`` padded to the longest: (B, N, D) float32, and which patches are valid, (B, N) bool."""
+    def batch(self, rows: Sequence[int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Clips ``rows`` padded to the longest: (B, N, D) float32, and which patches are valid, (B, N) bool; on the device."""
         found = [self.clips[row] for row in rows]
         lengths = torch.tensor([len(clip) for clip in found])
         valid = torch.arange(int(lengths.max())) < lengths[:, None]
-        return pad_sequence(found, batch_first=True).float(), valid
+        return pad_sequence(found, batch_first=True).to(device).float(), valid.to(device)
 
     def moments(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (at least 1e-3) of all patches of the clips ``rows``, each (D,) float32."""
@@ -89,8 +90,17 @@ class PatchBudget:
         forecast = self._held / done * self._num_clips
         surely = done >= _FORECAST_CLIPS and forecast > _FORECAST_MARGIN * self._limit
         if self._held > self._limit or surely:
+            self.check(max(forecast, self._held))
+
+    def check(self, needed: float) -> None:
+        """So many gigabytes, for all clips.
+
+        Raises:
+            DataError: the limit is below that.
+        """
+        if needed > self._limit:
             raise DataError(
-                f"patch features of {self._num_clips} clips need about {forecast:.2g} GB, and the limit is {self._limit:g} GB; "
+                f"patch features of {self._num_clips} clips need about {needed:.2g} GB, and the limit is {self._limit:g} GB; "
                 "give fewer or shorter clips, raise the limit (--patch-gigabytes), or leave the attentive probe out"
             )
 
@@ -116,7 +126,7 @@ class PatchCollector:
         normal = F.layer_norm(features.float(), features.shape[-1:], eps=NORM_EPSILON).to(torch.float16).cpu()
         for window, clip, count in zip(group, normal, steps.tolist(), strict=True):
             kept = clip[: count * grid.patches_per_step].clone()
-            self._budget.take(window.index, kept.numel() * _BYTES)
+            self._budget.take(window.index, kept.numel() * PATCH_BYTES)
             self._found[window.index].append(kept)
 
     def finish(self, rows: Sequence[int]) -> PatchFeatures:

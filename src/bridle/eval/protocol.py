@@ -6,7 +6,6 @@ splits of its training part; the probe is then fitted on the whole training part
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bridle.data.columns import count
 from bridle.errors import DataError
 from bridle.eval.intervals import t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions, knn_probabilities
 from bridle.eval.linear_probe import linear_predictions, linear_probabilities
+from bridle.eval.ranking import Contest, Ranking, thin
 from bridle.eval.splits import Indices, Split, splits_from_folds, splits_from_split, stratified_splits
-from bridle.randomness import permutation
 
 Predict = Callable[[Tensor, Tensor, Tensor, Sequence[float]], Tensor]
 """``(train (n, D), labels (n,), queries (m, D), grid of G parameters) -> (G, m)`` predicted labels."""
@@ -76,8 +76,7 @@ class Probe:
     ``probabilities`` are largest, there is what ``predict`` predicts.
 
     Ranking trains on at most ``num_ranking`` clips of an inner split (10 per class or a quarter of them if that is more), drawn
-    at random; None for all of them. It is for parameters that weigh the sum over clips, as C does: ranking multiplies them by
-    how many times fewer clips it trains on. A much smaller share would still favour too much penalty.
+    at random; None for all of them. See :class:`bridle.eval.ranking.Contest`.
     """
 
     name: str
@@ -146,9 +145,10 @@ def evaluate(features: FeatureSet, probe: Probe, seed: int = 0) -> ProbeResult:
                 f"the training part of split '{split.name}' has the single class '{min(present)}'; use other splits"
             )
     inner = [inner_splits(features, split, seed) for split in splits]
-    ranking = _Ranking(features, probe, inner, seed)
+    ranking = Ranking(_contest(features, probe), inner, seed)
     results = tuple(
-        _evaluate_split(features, split, probe, ranking.choose(own)) for split, own in zip(splits, inner, strict=True)
+        _evaluate_split(features, split, probe, _choose(features, ranking, own))
+        for split, own in zip(splits, inner, strict=True)
     )
     accuracies = [result.accuracy for result in results]
     num_test = sum(len(result.test_index) for result in results)
@@ -203,58 +203,26 @@ def inner_splits(features: FeatureSet, split: Split, seed: int = 0) -> list[Spli
     return [Split(part.name, rows[part.train_index], thin(rows[part.test_index], MAX_INNER_TEST, seed)) for part in parts]
 
 
-def thin(index: Indices, num: int, seed: int) -> Indices:
-    """At most ``num`` of the rows, drawn by the seed, in their order."""
-    if len(index) <= num:
-        return index
-    return np.asarray(index[permutation(len(index), seed, "ranking")[:num].sort().values.numpy()])
+def _contest(features: FeatureSet, probe: Probe) -> Contest:
+    """All poolings and parameters, by accuracy."""
+    labels = np.asarray(features.labels)
+
+    def predicted(pooling: str, train: Indices, rows: Indices, grid: Sequence[float]) -> NDArray[Any]:
+        return _predictions(features, pooling, train, rows, probe.select, grid)
+
+    def accuracy(found: NDArray[Any], rows: Indices) -> NDArray[np.float64]:
+        return np.asarray((found == labels[rows]).mean(axis=1))
+
+    least = None if probe.num_ranking is None else max(probe.num_ranking, 10 * len(set(features.labels)))
+    return Contest(list(features.pooled), probe.grid, predicted, accuracy, least)
 
 
-class _Ranking:
-    """Accuracy of every pooling and parameter on inner splits.
-
-    Two outer splits share inner training parts: without folds 1 and 2 one trains the same, whichever of them is tested
-    in the end. So a training part is fitted once, and predicts every clip that any inner split tests with it.
-    """
-
-    def __init__(self, features: FeatureSet, probe: Probe, inner: Sequence[Sequence[Split]], seed: int) -> None:
-        self._features, self._probe, self._seed = features, probe, seed
-        self._labels = np.asarray(features.labels)
-        self._tested: dict[bytes, Indices] = {}
-        for split in (split for splits in inner for split in splits):
-            key = split.train_index.tobytes()
-            self._tested[key] = np.union1d(self._tested.get(key, split.test_index), split.test_index)
-        self._right: dict[tuple[str, bytes], NDArray[np.bool_]] = {}
-
-    def choose(self, inner: Sequence[Split]) -> tuple[str, float, float]:
-        """Pooling, parameter and mean inner accuracy of the best; inner splits that train on one class are left out."""
-        usable = [split for split in inner if len(set(self._labels[self._thinned(split.train_index)])) > 1]
-        if not usable:
-            raise DataError("every inner split trains on a single class; use other folds, or none")
-        best = ("", math.nan, -1.0)
-        for pooling in self._features.pooled:
-            mean = np.mean([self._accuracies(pooling, split) for split in usable], axis=0)
-            if mean.max() > best[2]:
-                best = (pooling, self._probe.grid[int(mean.argmax())], float(mean.max()))
-        return best
-
-    def _accuracies(self, pooling: str, split: Split) -> NDArray[np.float64]:
-        """(len(grid),)."""
-        key = split.train_index.tobytes()
-        tested = self._tested[key]
-        if (pooling, key) not in self._right:
-            train = self._thinned(split.train_index)
-            grid = [parameter * len(split.train_index) / len(train) for parameter in self._probe.grid]
-            predicted = _predictions(self._features, pooling, train, tested, self._probe.select, grid)
-            self._right[pooling, key] = predicted == self._labels[tested]
-        right: NDArray[np.bool_] = self._right[pooling, key][:, np.searchsorted(tested, split.test_index)]
-        return np.asarray(right.mean(axis=1))
-
-    def _thinned(self, train_index: Indices) -> Indices:
-        """At most as many of the training clips as ranking takes."""
-        num = self._probe.num_ranking
-        num = len(train_index) if num is None else max(num, 10 * len(set(self._features.labels)), len(train_index) // 4)
-        return thin(train_index, num, self._seed)
+def _choose(features: FeatureSet, ranking: Ranking, inner: Sequence[Split]) -> tuple[str, float, float]:
+    """Pooling, parameter and mean inner accuracy of the best; inner splits that train on one class are left out."""
+    usable = [split for split in inner if len({features.labels[i] for i in ranking.trained_on(split)}) > 1]
+    if not usable:
+        raise DataError("every inner split trains on a single class; use other folds, or none")
+    return ranking.choose(usable)
 
 
 def _evaluate_split(features: FeatureSet, split: Split, probe: Probe, chosen: tuple[str, float, float]) -> SplitResult:
@@ -299,5 +267,8 @@ def _notes(labels: Sequence[str], splits: Sequence[Split]) -> tuple[str, ...]:
         missing = {labels[i] for i in split.test_index} - {labels[i] for i in split.train_index}
         if missing:
             num = sum(labels[i] in missing for i in split.test_index)
-            notes.append(f"split '{split.name}': {num} test clips are of {len(missing)} classes without training clips")
+            notes.append(
+                f"split '{split.name}': {count(num, 'test clip')} of classes without training clips ({len(missing)}, first "
+                f"'{min(missing)}') count as wrong; add clips of these classes, or leave them out"
+            )
     return tuple(notes)

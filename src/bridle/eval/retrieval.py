@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bridle.errors import DataError
 from bridle.eval.knn import unit_rows
-from bridle.eval.protocol import MAX_INNER_TEST, FeatureSet, choose_splits, thin
+from bridle.eval.protocol import MAX_INNER_TEST, FeatureSet, choose_splits
+from bridle.eval.ranking import thin
 from bridle.eval.splits import Indices
 
 RECALL_AT = (1, 5, 10)

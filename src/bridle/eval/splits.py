@@ -36,7 +36,7 @@ def splits_from_folds(fold_values: Sequence[str]) -> list[Split]:
     """
     names = sorted(set(fold_values), key=lambda name: (len(name), name))
     if len(names) < 2:
-        raise DataError(f"{len(names)} fold(s) found; leaving one out needs at least 2")
+        raise DataError(f"{len(names)} fold(s) found; leaving one out needs at least 2: name another column, or no --fold")
     values = np.asarray(fold_values)
     return [Split(name, np.flatnonzero(values != name), np.flatnonzero(values == name)) for name in names]
 
@@ -69,7 +69,10 @@ def stratified_splits(labels: Sequence[str], num: int = 5, seed: int = 0, groups
     units = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     num_units = len(np.unique(units))
     if not 2 <= num <= num_units:
-        raise DataError(f"{num} splits need as many clips or groups, and there are {num_units}: add clips")
+        remedy = "add clips"
+        if groups is not None:
+            remedy += " of other groups, name the groups as --fold (each is left out in turn), or give no --group"
+        raise DataError(f"{num} splits need as many clips or groups, and there are {num_units}: {remedy}")
     part = _deal(np.unique(np.asarray(labels), return_inverse=True)[1], units, num, seed)
     return [Split(str(i), np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(num)]
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from bridle.data.columns import Columns
 from bridle.data.labels import SEPARATOR, TagLabels, tag_labels
 from bridle.data.manifest import Manifest
-from bridle.data.quarantine import BadFile
 from bridle.errors import DataError
-from bridle.eval.batchnorm_head import RATES, BatchNormConfig, batchnorm_logits
-from bridle.eval.features import BAG_OF_CODES, Choice
+from bridle.eval.batchnorm_head import RATES, BatchNormConfig, batchnorm_logits, for_ranking
+from bridle.eval.features import Choice
 from bridle.eval.intervals import t_interval
-from bridle.eval.labelled import PROBING, RANDOM, RUN, OnProgress, Reading, read_labelled, silent
+from bridle.eval.labelled import PROBING, Evaluated, OnProgress, Reading, read_labelled, silent
 from bridle.eval.metrics import TagMetrics, average_precision, tag_metrics
 from bridle.eval.protocol import FeatureSet, choose_splits, inner_splits
-from bridle.eval.splits import Split
+from bridle.eval.ranking import Contest, Ranking
+from bridle.eval.splits import Indices, Split
 from bridle.inference import Model
 
 
@@ -64,31 +64,15 @@ class TagFeatures:
     result: TagResult
 
 
-@dataclass(frozen=True)
-class TagEvaluation:
-    """Result of :func:`evaluate_tags_run`; ``bridle.config.to_dict`` makes it plain data.
+@dataclass(frozen=True, kw_only=True)
+class TagEvaluation(Evaluated):
+    """Result of :func:`evaluate_tags_run`; ``bridle.config.to_dict`` makes it plain data. ``classes`` are the tags.
 
     Attributes:
-        fingerprint: of the model.
-        recipe: it was made by.
-        columns: that were used.
-        splits: which clips train and test the head, in words.
-        clips: key of every clip that took part; the test clips of a result are row numbers of it.
-        classes: the tags, sorted.
         rows: the medium's baseline, random encoder, this run and, with a tokenizer, bag of codes.
-        notes: what a reader must know to trust the numbers.
-        bad: files that could not be read.
     """
 
-    fingerprint: str
-    recipe: str
-    columns: Columns
-    splits: str
-    clips: tuple[str, ...]
-    classes: tuple[str, ...]
     rows: tuple[TagFeatures, ...]
-    notes: tuple[str, ...]
-    bad: tuple[BadFile, ...]
 
 
 def evaluate_tags_run(
@@ -128,24 +112,15 @@ def evaluate_tags_run(
     reading = Reading(choice or Choice(), batch_size, seed, stratify)
     labelled = read_labelled(model, manifest, columns, reading, told)
     labels = tag_labels(labelled.manifest.columns[columns.label], separator)
-    names = [name for name in (model.loader.baseline_name, RANDOM, RUN, BAG_OF_CODES) if name in labelled.collected.features]
+    names = labelled.rows(model)
     rows = []
     for done, name in enumerate(names):
         told(PROBING, done, len(names))
         features = labelled.feature_set(labelled.collected.features[name])
-        rows.append(TagFeatures(name, evaluate_tags(features, labels, BatchNormConfig(seed=seed))))
+        rows.append(TagFeatures(name, evaluate_tags(features, labels, BatchNormConfig(seed=seed, device=model.device))))
     told(PROBING, len(names), len(names))
-    return TagEvaluation(
-        fingerprint=model.fingerprint,
-        recipe=model.config.recipe,
-        columns=columns,
-        splits=labelled.splits,
-        clips=tuple(entry.key for entry in labelled.manifest.entries),
-        classes=labels.classes,
-        rows=tuple(rows),
-        notes=(*labelled.notes, *_notes(labels, rows[0].result.metrics)),
-        bad=labelled.collected.bad,
-    )
+    notes = _notes(labels, rows[0].result.metrics)
+    return TagEvaluation(**vars(labelled.evaluated(model, labels.classes, notes)), rows=tuple(rows))
 
 
 def evaluate_tags(
@@ -169,8 +144,11 @@ def evaluate_tags(
     chosen = config or BatchNormConfig()
     targets, results = labels.targets.numpy(), []
     scores = np.full(targets.shape, np.nan)
-    for split in choose_splits(features, chosen.seed):
-        pooling, rate, inner = _choose(features, targets, split, rates, chosen)
+    splits = choose_splits(features, chosen.seed)
+    parts = [_tagged_inner_splits(features, targets, split, chosen.seed) for split in splits]
+    ranking = Ranking(_contest(features, targets, rates, chosen), parts, chosen.seed)
+    for split, own in zip(splits, parts, strict=True):
+        pooling, rate, inner = ranking.choose(own)
         found = _scores(features, pooling, targets, split, (rate,), chosen)[0]
         scores[split.test_index] = found
         mean = mean_average_precision(found, targets[split.test_index])
@@ -200,22 +178,25 @@ def rarest_tags(labels: TagLabels) -> list[str]:
     return [labels.classes[tag] if has else "" for tag, has in zip(rarest.tolist(), some.tolist(), strict=True)]
 
 
-def _choose(
-    features: FeatureSet, targets: NDArray[np.bool_], split: Split, rates: Sequence[float], config: BatchNormConfig
-) -> tuple[str, float, float]:
-    """Pooling, learning rate and mean inner mAP of the best; inner splits without a tagged test clip are left out."""
-    inner = [part for part in inner_splits(features, split, config.seed) if targets[part.test_index].any()]
+def _tagged_inner_splits(features: FeatureSet, targets: NDArray[np.bool_], split: Split, seed: int) -> list[Split]:
+    """Those with a test clip that has a tag."""
+    inner = [part for part in inner_splits(features, split, seed) if targets[part.test_index].any()]
     if not inner:
         raise DataError(f"no training clip of split '{split.name}' has a tag; use other splits")
-    best = ("", 0.0, -1.0)
-    for pooling in features.pooled:
-        found = [_scores(features, pooling, targets, part, rates, config) for part in inner]
-        pairs = list(zip(found, inner, strict=True))
-        table = [[mean_average_precision(scores, targets[part.test_index]) or 0.0 for scores in each] for each, part in pairs]
-        means = np.mean(table, axis=0)
-        if means.max() > best[2]:
-            best = (pooling, rates[int(means.argmax())], float(means.max()))
-    return best
+    return inner
+
+
+def _contest(features: FeatureSet, targets: NDArray[np.bool_], rates: Sequence[float], config: BatchNormConfig) -> Contest:
+    """All poolings and rates, by mean average precision."""
+
+    def predicted(pooling: str, train: Indices, rows: Indices, grid: Sequence[float]) -> NDArray[np.float64]:
+        short, scaled = for_ranking(config, grid, len(train))
+        return _scores(features, pooling, targets, Split("", train, rows), scaled, short)
+
+    def score(found: NDArray[np.float64], rows: Indices) -> NDArray[np.float64]:
+        return np.asarray([mean_average_precision(each, targets[rows]) or 0.0 for each in found])
+
+    return Contest(list(features.pooled), rates, predicted, score)
 
 
 def _scores(

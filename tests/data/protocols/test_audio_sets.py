@@ -9,6 +9,7 @@ from reference import published_sets as sets
 
 from bridle.data.protocols import read_protocol
 from bridle.data.protocols.audioset import clip_id
+from bridle.data.protocols.speech_commands import TEN_WORDS
 from bridle.errors import DataError
 
 
@@ -63,25 +64,49 @@ def test_twelve_classes(twelve):
     assert found["yes/a_nohash_0.wav"] == ("yes", "train")
     assert found["bed/b_nohash_0.wav"] == ("_unknown_", "validation")
     assert "yes/c_nohash_0.wav" not in found, "the words' own test clips are left out"
-    silence = {key: split for key, (label, split) in found.items() if label == "_silence_" and split != "test"}
-    counts = {split: sorted(silence.values()).count(split) for split in ("train", "validation")}
-    assert counts == {"train": 9 + 3, "validation": 2}  # of 11 and 3 whole seconds
+    silence = [split for label, split in found.values() if label == "_silence_" and split != "test"]
+    assert sorted(silence) == ["train", "validation"]  # a tenth of 4 and of 2 words, rounded up
     assert data.columns.group == "speaker"
     assert data.notes == ("4 of 12 classes have clips",)
 
 
-def test_silence_is_the_noise_sample_by_sample(twelve):
-    data = read_protocol("speech-commands-v1-12", twelve.parent)
-    noise, _ = soundfile.read(twelve / "_background_noise_" / "white_noise.wav", dtype="float32")
-    pieces = [entry for entry in data.manifest.entries if "/white_noise-" in entry.key]
-    assert [entry.key.split("/")[1] for entry in pieces].count("validation") == 2
-    read = []
-    for entry in sorted(pieces, key=lambda entry: entry.key.rpartition("-")[2]):
+def test_unknown_words_and_silence_are_a_tenth_of_the_words_each_as_in_the_reference(tmp_path):
+    words = [*(f"other{i}" for i in range(12)), "yes", "no", "up", "down", "left", "right"]
+    root = sets.speech_commands(tmp_path / "speech_commands_v0.02", words)
+    sets.speech_commands_test(tmp_path / "speech_commands_test_set_v0.02")
+    cells = list(rows(read_protocol("speech-commands-v2-12", root)).values())
+    for split, num_words in (("train", 12), ("validation", 6)):
+        counts = {label: cells.count((label, split)) for label in ("_unknown_", "_silence_")}
+        assert counts == dict.fromkeys(counts, -(-num_words // 10))
+        assert sum(part == split and not label.startswith("_") for label, part in cells) == num_words
+
+
+def test_silence_is_seconds_of_the_noise_at_some_volume(tmp_path):
+    root = sets.speech_commands(tmp_path / "speech_commands_v0.01", [*(f"o{i}" for i in range(4)), *TEN_WORDS])
+    sets.speech_commands_test(tmp_path / "speech_commands_test_set_v0.01")
+    data = read_protocol("speech-commands-v1-12", root)
+    noises = {path.stem: soundfile.read(path)[0] for path in (root / "_background_noise_").glob("*.wav")}
+    pieces = [entry for entry in data.manifest.entries if entry.key.startswith("_background_noise_/")]
+    assert len(pieces) == 2 + 1
+    for entry in pieces:
         with entry.opened() as source:
-            samples, rate = soundfile.read(io.BytesIO(source.read()), dtype="float32")
-        assert rate == 16000
-        read.append(samples)
-    np.testing.assert_array_equal(np.concatenate(read), noise[: 11 * 16000])
+            samples, rate = soundfile.read(io.BytesIO(source.read()))
+        assert (rate, len(samples)) == (16000, 16000)
+        noise = noises[entry.key.split("/")[-1].rpartition("-")[0]]
+        start = int(np.correlate(noise, samples, "valid").argmax())
+        piece = noise[start : start + 16000]
+        volume = samples @ piece / (piece @ piece)
+        assert 0 <= volume < 1
+        np.testing.assert_allclose(samples, volume * piece, atol=2e-4)
+        border = len(noise) - len(noise) // 5
+        assert (start >= border) if "/validation/" in entry.key else (start + 16000 <= border)
+
+
+def test_noise_too_short_for_validation_is_one_line(twelve):
+    for path in (twelve / "_background_noise_").glob("*.wav"):
+        sets.sound(path, 4.0, seed=1)
+    with pytest.raises(DataError, match="no noise of _background_noise_ has a second for validation"):
+        read_protocol("speech-commands-v1-12", twelve)
 
 
 def test_silence_is_cut_once_and_anew_when_the_noise_changes(twelve, tmp_path):
@@ -91,9 +116,8 @@ def test_silence_is_cut_once_and_anew_when_the_noise_changes(twelve, tmp_path):
     before = tar.stat().st_mtime_ns
     read_protocol("speech-commands-v1-12", twelve, cache=cache)
     assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [before]
-    sets.sound(twelve / "_background_noise_" / "white_noise.wav", 2.0, seed=3)
-    data = read_protocol("speech-commands-v1-12", twelve, cache=cache)
-    assert sum("/white_noise-" in entry.key for entry in data.manifest.entries) == 2
+    sets.sound(twelve / "_background_noise_" / "white_noise.wav", 12.0, seed=3)
+    read_protocol("speech-commands-v1-12", twelve, cache=cache)
     assert len(list(cache.iterdir())) == 2
 
 
