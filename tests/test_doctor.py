@@ -163,7 +163,7 @@ def test_members_of_tars_are_examined(folder, tmp_path):
 
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
-    with pytest.raises(DataError, match=r"none of 1 files is readable; first: text.wav \(not audio\)"):
+    with pytest.raises(DataError, match=r"the one file is not readable: text.wav \(not audio\)"):
         scan_files([tmp_path])
 
 
@@ -252,7 +252,7 @@ def test_problems_stop_the_training(folder, config):
     silent.mkdir()
     soundfile.write(silent / "a.wav", np.zeros(16000, np.float32), 16000)
     (problem,) = examine([silent], replace(config, phases="patches:1"), speed=False).problems
-    assert problem == "all 1 decoded files are silent or broken: check how they were made"
+    assert problem == "the one decoded file is silent or broken: check how they were made"
 
 
 def test_good_recordings_need_no_advice():
@@ -264,8 +264,8 @@ def test_good_recordings_need_no_advice():
     ("found", "change", "expected"),
     [
         ({"bad": [BadFile("x.wav", "missing")]}, {}, "unreadable files: 1; repair or remove"),
-        ({"blank": ("3.wav",), "num_decoded": 7}, {}, "1 of 7 decoded files are silent, such as 3.wav"),
-        ({"cut_short": ("3.wav",), "num_decoded": 7}, {}, "1 of 7 decoded files hold less than their header"),
+        ({"blank": ("3.wav",), "num_decoded": 7}, {}, "1 of 7 decoded files is silent, such as 3.wav: remove it"),
+        ({"cut_short": ("3.wav",), "num_decoded": 7}, {}, "hold less than their header says: 1 of 7, such as 3.wav"),
         ({"num_copies": 12}, {}, "copies of other files (same size, same beginning): 12"),
         ({"num_decoded": 100, "undecodable": (BadFile("3.wav", "x"),) * 5}, {}, "about 5.0 % of all files break"),
         ({"durations": [5.0] * 10}, {}, "--quantizer.codebook-size 16"),

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ import pytest
 import soundfile
 import torch
 from reference.configs import normalised
+from reference.faults import After, die
 
 from bridle.config import to_yaml
 from bridle.errors import ConfigError, DataError, QuantizerError, RunError
@@ -27,7 +27,6 @@ from bridle.pretraining import pretrain
 from bridle.recipes import recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
-from bridle.train.reporter import Silent
 from bridle.train.weights import read_weights
 from bridle.training import Outcome
 
@@ -38,23 +37,6 @@ def debug(**changes: object) -> RunConfig:
     config = dataclasses.replace(recipe("audio-debug"), phases=PHASES)
     train = dataclasses.replace(config.train, batch_size=4, checkpoint_every_steps=3, precision="fp32")
     return dataclasses.replace(config, train=train, **changes)  # type: ignore[arg-type]
-
-
-class After(Silent):
-    """Does something after a number of steps."""
-
-    def __init__(self, num_steps: int, act: Callable[[], object]) -> None:
-        self.left, self.act = num_steps, act
-
-    def step(self, done: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.act()
-
-
-def die() -> None:
-    """Stop like a kill: an exception between two steps, no goodbye."""
-    raise SystemExit("killed")
 
 
 def get_sigterm() -> None:

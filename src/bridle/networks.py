@@ -123,7 +123,11 @@ def model_fingerprint(config: RunConfig, weights: dict[str, Tensor]) -> str:
     for part in (config.encoder, config.quantizer, config.cold_start):
         digest.update(fingerprint(part).encode())
     if config.finetune is not None:
-        digest.update(json.dumps([config.finetune.pooling, config.finetune.classes]).encode())
+        digest.update(
+            json.dumps(
+                [config.finetune.pooling, config.finetune.classes, config.finetune.exclusive, config.finetune.multi_label]
+            ).encode()
+        )
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

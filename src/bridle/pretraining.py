@@ -11,7 +11,6 @@ from bridle import distributed
 from bridle.data.dataset import ClipDataset
 from bridle.data.loaders import build_loader
 from bridle.data.manifest import read_manifest
-from bridle.data.sampler import EpochOrder
 from bridle.networks import Networks, build_objective
 from bridle.objectives.base import Objective
 from bridle.phases import Phase
@@ -19,7 +18,7 @@ from bridle.probing import FrozenProbe, ProbeConfig
 from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
 from bridle.train.reporter import Reporter, Silent
-from bridle.training import Outcome, Parts, Training
+from bridle.training import Outcome, Parts, Training, epoch_order
 
 
 def pretrain(
@@ -65,13 +64,7 @@ def pretrain(
     config = resolve(config, manifest, folder, device)
     loader = build_loader(config.clips)
     dataset = ClipDataset(manifest, loader, config.seed)
-    order = EpochOrder(
-        dataset.lengths(),
-        batch_size=config.train.batch_size,
-        crop_length=loader.crop_frames,
-        patch_length=config.encoder.patch[0],
-        seed=config.seed,
-    )
+    order = epoch_order(dataset, loader.crop_frames, config)
     networks = Networks(config)
 
     def build(phase: Phase) -> Objective:

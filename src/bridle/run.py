@@ -27,6 +27,7 @@ from bridle.models.predictor import PredictorConfig
 from bridle.models.tokenizer import ColdStartConfig, EstimatorConfig, check_cold_start
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.optim.groups import OptimConfig
+from bridle.paths import check_run
 from bridle.phases import Phase, parse_phases
 from bridle.quantize import QuantizerConfig
 from bridle.train.loop import TrainConfig
@@ -208,10 +209,9 @@ class RunFolder:
         """The run's configuration.
 
         Raises:
-            RunError: there is no run here, or it was written by another version.
+            RunError: there is no run here, or only those of folds below it, or it was written by another version.
         """
-        if not self.config.is_file():
-            raise RunError(f"{self.path} is not a run folder: it has no config.yaml; give the folder named by 'pretrain --out'")
+        check_run(self.path)
         try:
             version = (yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}).get("format_version")
         except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:

@@ -95,11 +95,15 @@ def _resumed(config: RunConfig, saved: RunConfig) -> RunConfig:
         encoder_optim=dataclasses.replace(saved.encoder_optim, lr=config.encoder_optim.lr),
         tokenizer_optim=dataclasses.replace(saved.tokenizer_optim, lr=config.tokenizer_optim.lr),
     )
+    if saved.finetune is not None and config.finetune is not None:
+        optim = dataclasses.replace(saved.finetune.optim, lr=config.finetune.optim.lr)
+        resumed = dataclasses.replace(resumed, finetune=dataclasses.replace(saved.finetune, optim=optim))
+    more = " and phases may be added" if saved.finetune is None else " and the length stays"
     for name, (asked, kept) in _differences(to_dict(config), to_dict(resumed)).items():
         if asked is not None and name != "train.precision":
             raise ConfigError(
-                f"the run to resume has {name}={kept}, not {asked}; only train.* but batch_size, learning rates and the cache "
-                "may change while a run goes on, and phases may be added: leave the setting out or start a new run"
+                f"the run to resume has {name}={kept}, not {asked}; settings of train (not its batch_size), learning rates and "
+                f"the cache may change while a run goes on,{more}: leave the setting out or start a new run"
             )
     return resumed
 

@@ -84,6 +84,11 @@ class Parts:
     reporter: Reporter
 
 
+def epoch_order(dataset: ClipDataset, crop_frames: int, config: RunConfig) -> EpochOrder:
+    """The batches of a run's clips; a full crop has ``crop_frames`` frames."""
+    return EpochOrder(dataset.lengths(), config.train.batch_size, crop_frames, config.encoder.patch[0], config.seed)
+
+
 class Examination(Protocol):
     """What is measured now and then while a run goes on; changes nothing in it."""
 

@@ -321,3 +321,20 @@ def test_real_table(real_data):
     assert manifest.bad == ()
     assert set(manifest.columns["fold"]) == set("12345")
     assert sum(entry.duration_seconds for entry in manifest.entries) == pytest.approx(400 * 5, rel=0.01)
+
+
+def test_pictures_are_not_looked_for_among_sounds(tmp_path):
+    names = [f"{number}.wav" for number in range(3)]
+    for name in names:
+        write_wav(tmp_path / name)
+    table = tmp_path / "meta.csv"
+    table.write_text("path,word\n" + "".join(f"{name},a\n" for name in names))
+    with pytest.raises(DataError, match=r"is called like a picture; what is there looks like 3 sound files \(recipes audio-"):
+        read_manifest(table, IMAGE)
+    (tmp_path / "0.png").touch()
+    table.write_text(table.read_text() + "0.png,a\n")
+    assert len(read_manifest(table, IMAGE)) == 4
+    odd = tmp_path / "odd.csv"
+    odd.write_text("path\n0.dcm\n")
+    (tmp_path / "0.dcm").touch()
+    assert len(read_manifest(odd, IMAGE)) == 1

@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from reference.faults import After, die
 from reference.media_folders import write_folder
 from reference.untrained_runs import small_config, write_run
 
@@ -23,7 +24,8 @@ from bridle.data.medium import MEDIA
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.finetuning.folds import finetune_folds
 from bridle.finetuning.parts import Part, PartConfig, part_clips
-from bridle.finetuning.run import Finetuned, finetune, finetuned_config, read_evaluation
+from bridle.finetuning.run import Finetuned, finetune, finetuned_config
+from bridle.finetuning.tested import read_tested
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
@@ -38,22 +40,6 @@ HARD: dict[str, dict[str, Any]] = {
     "video": {"rand_augment": 9.0, "erase": 0.5},
 }
 """What makes training random in every way there is."""
-
-
-class After(Silent):
-    """Does something after a number of steps."""
-
-    def __init__(self, num_steps: int, act: Callable[[], object]) -> None:
-        self.left, self.act = num_steps, act
-
-    def step(self, done: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.act()
-
-
-def die() -> None:
-    raise SystemExit("killed")
 
 
 @pytest.fixture(scope="module", params=list(MEDIA))
@@ -110,7 +96,12 @@ def test_a_finished_run_is_scored_on_its_test_clips_and_predicts(
     manifest, part = clips(folder, kind)
     assert done.outcome.finished and done.test is not None and done.test.metrics is not None
     assert done.test.metrics.num_clips == len(part.test)
-    assert read_evaluation(run) == done.test
+    tested = read_tested(run)
+    assert tested is not None and tested.measured == done.test and tested.step == done.step
+    assert (tested.num_train, tested.num_validation) == (
+        len(clips(folder, kind)[1].train),
+        len(clips(folder, kind)[1].validation),
+    )
     model = bridle.load(run, "cpu")
     for row, clip in zip(part.test, done.test.clips, strict=True):
         entry = manifest.entries[row]
@@ -200,6 +191,9 @@ def test_other_labels_are_refused_when_a_run_is_resumed(
     turned = Manifest(manifest.entries, {"class": ["b" if cell == "a" else "a" for cell in manifest.columns["class"]]})
     with pytest.raises(RunError, match="data are not those"):
         finetune(config_of(source), source, turned, part, whole[0], resume=True, device=CPU)
+    moved = dataclasses.replace(part, validation=part.test, test=part.validation)
+    with pytest.raises(RunError, match="data are not those"):
+        finetune(config_of(source), source, manifest, moved, whole[0], resume=True, device=CPU)
     with pytest.raises(RunError, match="already holds a run"):
         finetune(config_of(source), source, manifest, part, whole[0], device=CPU)
 
@@ -221,6 +215,40 @@ def test_several_labels_are_learnt_by_binary_cross_entropy_and_scored_by_average
     assert {"class", "gradient_norm", "lr"} <= set(state(tmp_path / "run")[3][0])
     found = bridle.load(tmp_path / "run", "cpu").predict(manifest.entries[0].path)
     assert found.multi_label and set(found.labels) == {name for name, chance in found.top(3) if chance >= 0.5}
+
+
+@AUDIO_ONLY
+def test_clips_of_no_class_are_learnt_as_such_and_drawn_like_those_of_the_largest(
+    kind: str, source: Path, folder: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(folder, MEDIA[kind])
+    cells = ["x" if row % 3 == 0 else "y" if row % 3 == 1 else "" for row in range(len(manifest))]
+    choice = PartConfig(Columns("tags"), test_ratio=0.5, separator=",", untagged="negative")
+    manifest, (part,) = part_clips(Manifest(manifest.entries, {"tags": cells}), choice)
+    config = config_of(source, label="tags", multi_label=True, sampling="balanced", clips_per_epoch=10)
+    told: list[str] = []
+    reporter = Silent()
+    reporter.message = told.append  # type: ignore[method-assign]
+    done = finetune(config, source, manifest, part, tmp_path / "run", device=CPU, reporter=reporter)
+    assert done.test is not None and () in {clip.labels for clip in done.test.clips}
+    assert not any("fine-tuned with labels already" in text for text in told)
+    finetune(config, tmp_path / "run", manifest, part, tmp_path / "again", device=CPU, reporter=reporter)
+    assert any("fine-tuned with labels already" in text for text in told)
+
+
+@AUDIO_ONLY
+def test_a_resumed_run_may_change_its_learning_rate_and_not_its_length(
+    kind: str, source: Path, folder: Path, whole: tuple[Path, Finetuned], tmp_path: Path
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    config = config_of(source)
+    assert config.finetune is not None
+    other = dataclasses.replace(config.finetune, optim=dataclasses.replace(config.finetune.optim, lr=1e-5))
+    slower = dataclasses.replace(config, finetune=other)
+    assert finetune(slower, source, *clips(folder, kind), tmp_path / "run", resume=True, device=CPU).outcome.finished
+    longer = dataclasses.replace(config, phases="supervised:1000steps")
+    with pytest.raises(ConfigError, match=f"phases=supervised:{STEPS}steps, not supervised:1000steps.*the length stays"):
+        finetune(longer, source, *clips(folder, kind), tmp_path / "run", resume=True, device=CPU)
 
 
 @AUDIO_ONLY
@@ -325,6 +353,6 @@ def test_two_processes_equal_one(kind: str, source: Path, folder: Path, tmp_path
                 assert theirs[key] == pytest.approx(value, abs=1e-4, rel=1e-4), (ours["step"], key)
     for key, value in one[0].items():
         torch.testing.assert_close(two[0][key].float(), value.float(), atol=2e-4, rtol=1e-3, msg=key)
-    tests = [read_evaluation(tmp_path / run) for run in ("one", "two")]
+    tests = [read_tested(tmp_path / run) for run in ("one", "two")]
     assert tests[0] is not None and tests[1] is not None
-    assert [clip.key for clip in tests[0].clips] == [clip.key for clip in tests[1].clips]
+    assert [clip.key for clip in tests[0].measured.clips] == [clip.key for clip in tests[1].measured.clips]

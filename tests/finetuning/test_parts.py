@@ -1,12 +1,14 @@
 """Which clips train, choose and test: every rule against the columns themselves, and what is told of what is missing."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bridle.data.columns import Columns
 from bridle.data.manifest import Entry, Manifest
+from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError
 from bridle.finetuning.parts import Part, PartConfig, part_clips
 
@@ -161,9 +163,47 @@ def test_clips_without_label_are_left_out_and_counted() -> None:
     assert part.notes[0] == "left out: 10 clips without label (column 'label')"
 
 
+def test_blanks_around_cells_and_the_word_nan_are_no_values() -> None:
+    labels, split = ["a ", "b", " a", "NaN", "b"], ["train", "train ", "test", "test", " nan "]
+    found, (part,) = parts_of(labels, PartConfig(Columns("label", split="split")), split=split)
+    assert found.columns["label"] == ["a", "b", "a"] and found.columns["split"] == ["train", "train", "test"]
+    assert (part.train, part.test) == ((0, 1), (2,))
+    assert part.notes == ("left out: 1 clip without label (column 'label')", "left out: 1 clip without split (column 'split')")
+
+
+def test_clips_without_any_of_several_labels_may_stay_as_clips_of_no_class() -> None:
+    tags = ["a", "b", "", "a,b", "", "nan"] * 5
+    left_out, _ = parts_of(tags, PartConfig(Columns("label"), separator=","))
+    kept, (part,) = parts_of(tags, PartConfig(Columns("label"), separator=",", untagged="negative"))
+    assert (len(left_out), len(kept)) == (15, 30) and not any("left out" in note for note in part.notes)
+    assert kept.columns["label"] == ["a", "b", "", "a,b", "", ""] * 5
+    assert {"", "a", "b", "a,b"} == {kept.columns["label"][row] for row in part.train}
+
+
+def test_unreadable_files_are_told_and_count_against_no_run() -> None:
+    clips = replace(manifest(LABELS), bad=(BadFile("torn.wav", "no sound"), BadFile("empty.wav", "empty")))
+    found, (part,) = part_clips(clips, PartConfig(Columns("label")))
+    assert found.bad == () and part.notes[0] == "left out: 2 unreadable files, first torn.wav (no sound)"
+
+
+def test_labels_that_only_validation_clips_have_are_told() -> None:
+    labels, split = ["a", "b", "z", "a", "b"], ["train", "train", "valid", "valid", "test"]
+    part = one_part(labels, PartConfig(Columns("label", split="split")), split=split)
+    assert part.notes == ("1 validation clip with labels that no training clip has, first 'z'",)
+
+
+def test_too_few_groups_for_a_share_are_told_with_a_share_that_works() -> None:
+    labels, groups = ["a", "b"] * 8, [str(row // 4) for row in range(16)]
+    with pytest.raises(DataError, match=r"4 groups in column 'who' cannot give a share of 0\.2 .*take a share of 0\.25"):
+        parts_of(labels, PartConfig(Columns("label", group="who")), who=groups)
+    part = one_part(labels, PartConfig(Columns("label", group="who"), test_ratio=0.25), who=groups)
+    assert len(part.test) == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
+        ({"untagged": "negative"}, "untagged=negative is for clips of several labels: add --multi-label"),
         ({"test_ratio": 0.6}, "test_ratio=0.6 must lie between 0 and 0.5"),
         ({"validation_ratio": -0.1}, "validation_ratio=-0.1 must lie between 0 and 0.5"),
         ({"clips_per_class": -1}, "clips_per_class=-1 must be at least 1, or 0 for all clips"),

@@ -13,7 +13,7 @@ from reference.untrained_runs import random_networks, small_config
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
-from bridle.finetuning.predictions import check_table, whole_files, write_predictions
+from bridle.finetuning.predictions import whole_files, write_predictions
 from bridle.inference import Model
 
 
@@ -41,10 +41,10 @@ def test_every_row_is_what_the_model_says(model: Model, sounds: list[Entry], tmp
     assert found.num_rows == 3 and done == [5]
     assert [file.key for file in found.bad] == ["listed.wav", "3.wav", "breaks.wav"]
     rows = rows_of(tmp_path / "p.csv")
-    assert list(rows[0]) == ["path", "prediction", "probability", "p_bee", "p_cat", "p_dog"]
+    assert list(rows[0]) == ["key", "path", "prediction", "probability", "p_bee", "p_cat", "p_dog"]
     for row, entry in zip(rows, sounds[:3], strict=True):
         expected = model.predict(entry.path)
-        assert (row["path"], row["prediction"]) == (entry.key, expected.label)
+        assert (row["key"], row["path"], row["prediction"]) == (entry.key, entry.path, expected.label)
         chances = [float(row[f"p_{name}"]) for name in CLASSES]
         assert chances == pytest.approx(expected.probabilities.tolist(), abs=1e-5)
         assert float(row["probability"]) == max(chances)
@@ -52,10 +52,10 @@ def test_every_row_is_what_the_model_says(model: Model, sounds: list[Entry], tmp
     write_predictions(model, manifest, tmp_path / "p.parquet")
     table = pq.read_table(tmp_path / "p.parquet")
     assert table.schema.names == list(rows[0])
-    assert [str(kind) for kind in table.schema.types] == ["string", "string", *["float"] * 4]
+    assert [str(kind) for kind in table.schema.types] == [*["string"] * 3, *["float"] * 4]
     for row, other in zip(rows, table.to_pylist(), strict=True):
-        assert [row["path"], row["prediction"]] == [other["path"], other["prediction"]]
-        assert [float(row[name]) for name in list(row)[2:]] == pytest.approx([other[name] for name in list(row)[2:]], rel=1e-5)
+        assert [row["key"], row["path"], row["prediction"]] == [other["key"], other["path"], other["prediction"]]
+        assert [float(row[name]) for name in list(row)[3:]] == pytest.approx([other[name] for name in list(row)[3:]], rel=1e-5)
 
 
 def test_windows_of_a_long_file_are_averaged_by_their_length(model: Model, sounds: list[Entry]) -> None:
@@ -86,7 +86,7 @@ def test_a_good_file_is_not_lost_for_a_broken_one_of_the_same_key(model: Model, 
     assert list(whole_files(model, same, bad)) == [1, 3]
     found = write_predictions(model, Manifest(tuple(same)), tmp_path / "p.csv")
     assert (found.num_rows, len(found.bad)) == (2, 2)
-    assert [row["path"] for row in rows_of(tmp_path / "p.csv")] == ["same.wav"] * 2
+    assert [row["key"] for row in rows_of(tmp_path / "p.csv")] == ["same.wav"] * 2
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".CSV"])
@@ -101,10 +101,10 @@ def test_names_of_any_kind_come_through(sounds: list[Entry], tmp_path: Path, suf
         rows, expected = pq.read_table(path).to_pylist(), [names[0], "broken � name.wav"]
     else:
         rows, expected = rows_of(path), names
-    assert [row["path"] for row in rows] == expected
+    assert [row["key"] for row in rows] == expected
     for row, entry in zip(rows, sounds, strict=False):
         found = model.predict(entry.path)
-        assert list(row)[3:] == [f"p_{name}" for name in odd]
+        assert list(row)[4:] == [f"p_{name}" for name in odd]
         assert row["prediction"] == "|".join(found.labels)
         assert [float(row[f"p_{name}"]) for name in odd] == pytest.approx(found.probabilities.tolist(), abs=1e-5)
 
@@ -124,7 +124,7 @@ def test_many_files_are_read_in_slabs(
     done: list[int] = []
     write_predictions(model, Manifest(tuple(sounds)), tmp_path / "p.csv", progress=done.append)
     assert done == [2, 4, 5]
-    assert [row["path"] for row in rows_of(tmp_path / "p.csv")] == ["0.wav", "1.wav", "2.wav"]
+    assert [row["key"] for row in rows_of(tmp_path / "p.csv")] == ["0.wav", "1.wav", "2.wav"]
 
 
 def test_what_cannot_be_is_said_and_an_old_table_stays(model: Model, sounds: list[Entry], tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_cannot_be_is_said_and_an_old_table_stays(model: Model, sounds: lis
         write_predictions(plain, Manifest((sounds[0],)), out)
     assert out.read_bytes() == before
     with pytest.raises(ConfigError, match=r"p.txt must end in .csv or .parquet"):
-        check_table(tmp_path / "p.txt")
+        write_predictions(model, Manifest((sounds[0],)), tmp_path / "p.txt")
     with pytest.raises(ConfigError, match=r"the folder .*none does not exist"):
         write_predictions(model, Manifest((sounds[0],)), tmp_path / "none" / "p.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]

@@ -33,11 +33,11 @@ def random_networks(config: RunConfig, seed: int = 0) -> Networks:
     return networks
 
 
-def write_run(folder: Path, config: RunConfig, seed: int = 0) -> Path:
-    """A run folder that :func:`bridle.load` reads."""
+def write_run(folder: Path, config: RunConfig, seed: int = 0, steps: tuple[int, ...] = (0,)) -> Path:
+    """A run folder that :func:`bridle.load` reads; ``steps`` are (done, all) of its one phase, where there are any."""
     weights = random_networks(config, seed).state_dict()
-    state = {"phase": 0, "phase_step": 0, "phase_steps": [], "data": ""}
+    state = {"phase": 0, "phase_step": steps[0], "phase_steps": list(steps[1:]), "data": ""}
     metadata = {"fingerprint": model_fingerprint(config, weights)}
-    save_checkpoint(folder, 0, weights=weights, optimizer={}, state=state, metadata=metadata)
+    save_checkpoint(folder, steps[0], weights=weights, optimizer={}, state=state, metadata=metadata)
     RunFolder(folder).write_config(config)
     return folder

@@ -51,14 +51,17 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(media_runs, full_page, tmp_path_factory):
-    """A page of every medium, of sounds with every part."""
+def pages(media_runs, full_page, class_run, label_table, tmp_path_factory):
+    """A page of every medium, of sounds with every part, and of a fine-tuned run."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "audio.html").write_text(full_page, encoding="utf-8")
     for medium in ("image", "video"):
         run, data = media_runs[medium]
         text = build_report(run, ReportConfig((str(data),), num_clips=8), device=torch.device("cpu"))
         (folder / f"{medium}.html").write_text(text, encoding="utf-8")
+    config = ReportConfig((str(label_table),), "tags", path="where", split="part", separator=";")
+    text = build_report(class_run, config, device=torch.device("cpu"))
+    (folder / "finetuned.html").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -94,10 +97,10 @@ def faults(browser: Browser, page: Path, size: str, *, dark: bool) -> list[str]:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("medium", ["audio", "image", "video"])
-def test_page_is_good(browser, pages, medium, size, dark):
-    assert faults(browser, pages / f"{medium}.html", size, dark=dark) == []
-    assert browser.evaluate("document.querySelectorAll('figure').length") >= 12
+@pytest.mark.parametrize(("page", "figures"), [("audio", 12), ("image", 12), ("video", 12), ("finetuned", 9)])
+def test_page_is_good(browser, pages, page, figures, size, dark):
+    assert faults(browser, pages / f"{page}.html", size, dark=dark) == []
+    assert browser.evaluate("document.querySelectorAll('figure').length") >= figures
     ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (luminance(ground) < 0.1) == dark
 

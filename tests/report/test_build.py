@@ -14,7 +14,6 @@ from reference.untrained_runs import small_config, write_run
 
 from bridle import flops
 from bridle.cli import main
-from bridle.data.manifest import Entry, Manifest
 from bridle.errors import BridleError, ConfigError, DataError, RunError
 from bridle.inference import load
 from bridle.objectives.supervised import FinetuneConfig
@@ -22,11 +21,11 @@ from bridle.phases import parse_phases
 from bridle.pretraining import pretrain
 from bridle.recipes import recipe
 from bridle.report import page as page_module
-from bridle.report.build import ReportConfig, build_report, labels_of
+from bridle.report.build import ReportConfig, build_report
 from bridle.report.gathering import earlier_tokenizers
 from bridle.report.html import Html
 from bridle.report.page import MAX_BYTES, whole_page
-from bridle.report.recorded import cost, event_seconds, step_operations
+from bridle.report.recorded import cost, event_spans, step_operations
 from bridle.run import clip_grid
 
 CPU = torch.device("cpu")
@@ -143,7 +142,7 @@ def test_alarms_and_quarantine_are_shown(media_runs, tmp_path):
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "quarantine.jsonl").write_text(json.dumps({"key": EVIL, "reason": "not audio", "found": "decoding"}) + '\n{"key')
     read = Reader(build_report(run, device=CPU))
-    assert "1 logged steps were skipped" in read.text
+    assert "1 logged step was skipped" in read.text
     assert "data" in read.sections
     assert EVIL in read.text
     assert "of our own: x" in read.text  # a metric that nobody knows has a figure, too
@@ -233,30 +232,78 @@ def test_command_gives_the_same_bytes_as_the_function(media_runs, labelled, full
     assert "give --data too" in capsys.readouterr().err
 
 
-def test_labels_of_clips_with_equal_names():
-    entries = tuple(Entry(key, key) for key in ("a", "b", "a", "c", "d"))
-    manifest = Manifest(entries, {"class": ["x", "y", "z", "", "w"]})
-    assert labels_of(("a", "a", "d"), manifest, "class") == ["x", "z", "w"]
-
-
 def test_a_page_that_is_too_large_is_an_error(monkeypatch):
     monkeypatch.setattr(page_module, "MAX_BYTES", 100)
     with pytest.raises(RunError, match=r"more than 0\.0001"):
         whole_page("title", Html(""), [])
 
 
-def record(time, rest=b"\x10\x01"):
-    """A TFRecord of an Event with its wall time; checksums are not looked at."""
-    content = b"\x09" + struct.pack("<d", time) + rest
+def record(time, step=1):
+    """A TFRecord of an Event with its wall time and step; checksums are not looked at."""
+    number = bytes([step]) if step < 128 else bytes([step & 127 | 128, step >> 7])
+    content = b"\x09" + struct.pack("<d", time) + (b"\x10" + number if step else b"\x1a\x00")
     return struct.pack("<Q", len(content)) + b"\0" * 4 + content + b"\0" * 4
 
 
-def test_time_is_that_of_every_start(tmp_path):
-    assert event_seconds(tmp_path) is None
-    (tmp_path / "events.out.tfevents.1").write_bytes(record(100.0) + record(160.0) + record(130.0) + record(900.0)[:-9])
-    (tmp_path / "events.out.tfevents.2").write_bytes(record(5000.0) + record(5010.5))
-    (tmp_path / "events.out.tfevents.3").write_bytes(b"")
-    assert event_seconds(tmp_path) == pytest.approx(70.5)
+def write_events(run, name, *events):
+    """A file of (time, step)."""
+    folder = run / "tensorboard"
+    folder.mkdir(exist_ok=True)
+    (folder / f"events.out.tfevents.{name}").write_bytes(b"".join(record(*event) for event in events))
+
+
+def write_calls(run, *calls):
+    """A history of (first step, last step, seconds)."""
+    made = {"command": "bridle", "device": "cpu", "num_processes": 1, "versions": {}}
+    lines = [made | {"first_step": first, "last_step": last, "seconds": seconds} for first, last, seconds in calls]
+    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_time_of_event_files(tmp_path):
+    assert event_spans(tmp_path / "tensorboard") == ()
+    write_events(tmp_path, 1, (90.0, 0), (100.0, 10), (160.0, 300), (130.0, 20))
+    with (tmp_path / "tensorboard" / "events.out.tfevents.1").open("ab") as file:
+        file.write(record(900.0)[:-9])  # torn
+    write_events(tmp_path, 2, (5000.0, 301), (5010.5, 400))
+    write_events(tmp_path, 3)
+    write_events(tmp_path, 4, (6000.0, 0))
+    first, second = event_spans(tmp_path / "tensorboard")
+    assert (first.seconds, first.first_step, first.last_step) == (70.0, 10, 300)
+    assert (second.seconds, second.first_step, second.last_step) == (10.5, 301, 400)
+
+
+def test_a_killed_call_counts_up_to_its_last_record(tmp_path):
+    def time_of(steps):
+        found = cost(tmp_path, recipe("audio-debug"), [steps, 0, 0, 0], 3.6e6)
+        assert found.kilowatt_hours == (None if found.seconds is None else pytest.approx(found.seconds))
+        return found.seconds, found.at_least
+
+    assert time_of(0) == (None, False)
+    write_events(tmp_path, 1, (0.0, 1), (50.0, 100))
+    assert time_of(100) == (50.0, True)  # it was killed, and nothing else is known
+    write_calls(tmp_path, (0, 100, 60.0))
+    assert time_of(100) == (60.0, False)
+    write_events(tmp_path, 2, (100.0, 101), (130.0, 170))  # killed; its newest checkpoint was that of step 150
+    assert time_of(150) == (90.0, True)
+    write_events(tmp_path, 3, (200.0, 151), (220.0, 200))
+    write_calls(tmp_path, (0, 100, 60.0), (150, 200, 25.0))
+    assert time_of(200) == (60.0 + 30.0 + 25.0, True)
+    write_events(tmp_path, 0, (-50.0, 1), (-30.0, 20))  # killed before its first checkpoint
+    assert time_of(200) == (20.0 + 60.0 + 30.0 + 25.0, True)
+    shutil.rmtree(tmp_path / "tensorboard")  # without tensorboard nothing is left of it but the gap
+    assert time_of(200) == (85.0, True)
+    write_calls(tmp_path, (0, 100, 60.0), (100, 200, 25.0))
+    assert time_of(200) == (85.0, False)
+
+
+def test_page_says_that_the_time_is_a_bound(media_runs, tmp_path):
+    run = shutil.copytree(media_runs["audio"][0], tmp_path / "run")
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
+    assert "at least 2" not in Reader(build_report(run, device=CPU)).text
+    write_calls(run, (4, 6, 7200.0))
+    read = Reader(build_report(run, ReportConfig(watts=100.0), device=CPU))
+    assert "at least 2.0 hours" in read.text
+    assert "at least 0.2 kWh at 100 W" in read.text
 
 
 def test_time_is_what_tensorboard_reads(tmp_path):
@@ -264,12 +311,14 @@ def test_time_is_what_tensorboard_reads(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(tmp_path))
-    for step in range(3):
+    for step in (3, 200, 70000):
         writer.add_scalar("1-cold/x", 1.0, step)
     writer.close()
     (path,) = tmp_path.glob("events*")
     times = [event.wall_time for event in loader.EventFileLoader(str(path)).Load()]
-    assert event_seconds(tmp_path) == pytest.approx(max(times) - min(times))
+    (span,) = event_spans(tmp_path)
+    assert span.seconds == pytest.approx(max(times) - min(times))
+    assert (span.first_step, span.last_step) == (3, 70000)
 
 
 def test_calls_that_trained_a_run_are_shown(media_runs, tmp_path):

@@ -229,6 +229,13 @@ def test_principal_components_are_those_of_scikit_learn():
     assert project(vectors[:3, :1], "auto", seed=0)[0].shape == (3, 2)
 
 
+def test_copies_of_one_clip_have_a_map():
+    """t-SNE in scikit-learn divides their places by a deviation of 0, and then reads outside its tree."""
+    places, name = project(unit_vectors(torch.ones(20, 8)), "auto", seed=0)
+    assert name == "PCA"
+    assert places.abs().max() == 0
+
+
 def test_tsne_is_the_same_every_time_and_optional(monkeypatch):
     first, name = project(blobs(), "auto", seed=1)
     again, _ = project(blobs(), "tsne", seed=1)

@@ -6,11 +6,13 @@ import re
 import pytest
 import torch
 
+from bridle.finetuning.score import PredictedClip
 from bridle.report.curves import Band, Series, pieces, read_curves, sampled
-from bridle.report.grids import NAMED_CLASSES, matrix, shade, usage_picture
+from bridle.report.grids import NAMED_CLASSES, Confidence, matrix, reliability, shade, usage_picture
 from bridle.report.neighbours import choose_queries
 from bridle.report.plots import NUM_SYMBOLS, Interval, Point, bar_plot, interval_plot, line_plot, scatter
 from bridle.report.scales import Scale, fit, number
+from bridle.report.sections.tested import confidences
 
 LINES = [
     {"step": 2, "phase": "1-cold", "code/0": 3.0, "code/1": 3.5, "lr": 0.1},
@@ -69,6 +71,26 @@ def test_sampled_steps_hold_the_ends():
 )
 def test_ticks_are_round_and_inside(low, high, unit, expected):
     assert Scale(low, high, 0, 100, unit).ticks() == pytest.approx(expected)
+
+
+def test_steps_have_whole_ticks():
+    assert Scale(0, 1, 0, 100).ticks(5, whole=True) == [0, 1]
+    assert Scale(0, 10, 0, 100).ticks(5, whole=True) == [0, 5, 10]
+    assert Scale(0, 40, 0, 100).ticks(5, whole=True) == [0, 10, 20, 30, 40]
+    for last in range(1, 200):
+        ticks = Scale(0, last, 0, 100).ticks(5, whole=True)
+        assert 2 <= len(ticks) <= 5
+        assert all(float(tick).is_integer() for tick in ticks)
+
+
+def test_a_single_point_is_a_mark():
+    series = Series("a", (1,), (0.5,))
+    plot = line_plot([series], [Band("1", 0, 1)], "x", "%", from_zero=True)
+    (place,) = re.findall(r'translate\(([\d.]+) ([\d.]+)\)" class="c0 mark"', plot)
+    assert 0 < float(place[0]) <= 460
+    assert 0 < float(place[1]) < 250
+    assert "0.25" not in plot  # there is no quarter of a step
+    assert "mark" not in line_plot([Series("a", (1, 2), (0.5, 0.6))], [Band("1", 0, 2)], "x")
 
 
 def test_scale_places():
@@ -151,6 +173,25 @@ def test_usage_picture_has_every_code_once():
     unused = re.search(r'd="([^"]*)" class="u0"', plot)
     assert unused[1].count("Z") == 2
     assert [shade(value) for value in (0, 0.1, 0.5, 1, 2, 4)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_reliability_places_groups_by_probability_and_share():
+    plot = reliability([Confidence(0.0, 1.0, 4), Confidence(0.5, 0.5, 1)], "calibration")
+    circles = [tuple(map(float, found)) for found in re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="([\d.]+)"', plot)]
+    (x0, y0, r0), (x1, y1, r1) = circles
+    assert x0 < x1
+    assert y0 < y1  # upwards is smaller
+    assert r0 > r1
+    assert "4 clips, probability 0\u202f%: 100\u202f% right" in plot
+
+
+def test_confidence_groups():
+    def clip(probability, right):
+        return PredictedClip("k", ("a",), ("a",) if right else ("b",), probability)
+
+    groups = confidences([clip(0.55, True), clip(0.58, False), clip(1.0, True), clip(0.91, True)])
+    assert [(group.num, group.right) for group in groups] == [(2, 0.5), (2, 1.0)]
+    assert [group.said for group in groups] == pytest.approx([0.565, 0.955])
 
 
 def test_intervals_and_bars():

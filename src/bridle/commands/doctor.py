@@ -17,6 +17,7 @@ from bridle.commands.arguments import Data, JsonFile, parse, write_json
 from bridle.commands.display import console, stages, table
 from bridle.config import to_dict
 from bridle.data.manifest import likely_medium
+from bridle.data.medium import MEDIA
 from bridle.doctor.advice import BLANK
 from bridle.doctor.plan import Plan
 from bridle.doctor.report import Files, Report, examine
@@ -48,6 +49,9 @@ class Arguments:
     recipe: Annotated[
         str | None, tyro.conf.arg(metavar="RECIPE", help="The recipe to train by; the small one of what is there if not given.")
     ] = None
+    path: Annotated[
+        str | None, tyro.conf.arg(metavar="COLUMN", help="Column with the paths of a table, if its name is not a usual one.")
+    ] = None
     decode: Annotated[int, tyro.conf.arg(metavar="COUNT", help="Files to decode, drawn at random.")] = 200
     all: Annotated[bool, tyro.conf.arg(help="Decode every file, so that every broken one is found.")] = False
     speed: Annotated[bool, tyro.conf.arg(help="Time training steps on this machine.")] = True
@@ -57,11 +61,12 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle doctor", _DESCRIPTION)
-    config = recipe(parsed.recipe or f"{likely_medium(parsed.data).name}-small")
+    config = recipe(parsed.recipe or f"{likely_medium(parsed.data, parsed.path).name}-small")
     with stages() as on_progress:
         report = examine(
             parsed.data,
             config,
+            path_column=parsed.path,
             num_decoded=None if parsed.all else parsed.decode,
             speed=parsed.speed,
             on_progress=on_progress,
@@ -77,13 +82,10 @@ def main(arguments: Sequence[str]) -> int:
 def screen(report: Report, config: RunConfig) -> Iterator[RenderableType]:
     """What the command prints, but for the verdict."""
     files = report.files
-    good = files.num_files - len(files.bad)
-    yield Text(
-        f"\n{files.num_files:,} {config.medium.nouns}, {good:,} readable as far as seen, "
-        + (f"{_duration(files.total_seconds)}, " if files.total_seconds else "")
-        + _size(files.num_bytes),
-        style="bold",
-    )
+    yield Text("")
+    yield Text(f"{_headline(files, config)}{_size(files.num_bytes)}", style="bold")
+    for name, number in report.others.items():
+        yield Text(f"beside them: {_counted(number, MEDIA[name].noun)}, left out (recipes {name}-...)")
     yield kinds_table(files, BLANK[config.medium.name])
     yield extents_table(files)
     if files.bad:
@@ -102,6 +104,15 @@ def screen(report: Report, config: RunConfig) -> Iterator[RenderableType]:
         yield grid
 
 
+def _headline(files: Files, config: RunConfig) -> str:
+    medium, good = config.medium, files.num_files - len(files.bad)
+    many = _counted(files.num_files, medium.noun)
+    time = f"{_duration(files.total_seconds)}, " if files.total_seconds else ""
+    if files.num_files == 1:
+        return f"{many}, {'readable' if good else 'not readable'} as far as seen, {time}"
+    return f"{many}, {good:,} readable as far as seen, {time}"
+
+
 def kinds_table(files: Files, blank: str) -> Table:
     """What distinguishes the files, the most frequent first; decoded files; quantiles of the extents."""
     made = Table.grid(padding=(0, 2))
@@ -109,7 +120,10 @@ def kinds_table(files: Files, blank: str) -> Table:
         shown = [f"{text}: {count:,}" for text, count in list(counts.items())[:SHOWN_KINDS]]
         rest = sum(list(counts.values())[SHOWN_KINDS:])
         made.add_row(Text(name, style="cyan"), Text("   ".join(shown + ([f"others: {rest:,}"] if rest else []))))
-    found = f"{files.num_decoded:,} files, of which {len(files.blank):,} {blank}, {len(files.cut_short):,} cut short"
+    faults = {"broken": files.num_broken, blank: len(files.blank), "cut short": len(files.cut_short)}
+    found = f"{_counted(files.num_decoded, 'file')}, of which " + ", ".join(
+        f"{number:,} {how}" for how, number in faults.items()
+    )
     made.add_row(Text("decoded", style="cyan"), Text(found))
     quantiles = "   ".join(f"{name}: {_extent(value, files.unit)}" for name, value in files.quantiles.items())
     made.add_row(Text("durations" if files.unit == "s" else "shorter edge", style="cyan"), Text(quantiles))
@@ -144,8 +158,8 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
     memory = "" if report.free_memory_bytes is None else f"; {_size(report.free_memory_bytes)} are free"
     rows = {
         "recipe": f"{plan.recipe}: {plan.num_parameters / 1e6:.1f} million parameters, {config.phases}",
-        "an epoch": f"{plan.num_clips:,} {_clips(plan, config)}, steps: {plan.steps_per_epoch:,}, "
-        f"{100 * plan.padding_ratio:.1f} % padding",
+        "an epoch": f"{_clips(plan, config)}, "
+        f"{_counted(plan.steps_per_epoch, 'step')}, {100 * plan.padding_ratio:.1f} % padding",
         "codebooks": f"{levels} x {size} codes from {plan.num_patches:,} patches an epoch",
         "memory": f"{_size(plan.memory_bytes)} for weights and optimiser, "
         f"{_size(min(plan.cache_bytes, plan.cache_limit_bytes))} for decoded files{memory}",
@@ -159,8 +173,13 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
 
 def _clips(plan: Plan, config: RunConfig) -> str:
     if not config.medium.timed:
-        return config.medium.nouns
-    return f"clips of up to {plan.crop_seconds:.3g} s, {100 * plan.seen_ratio:.0f} % of the time"
+        return _counted(plan.num_clips, config.medium.noun)
+    clips = _counted(plan.num_clips, "clip")
+    return f"{clips} of up to {plan.crop_seconds:.3g} s, {100 * plan.seen_ratio:.0f} % of the time"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def speed_table(speed: Speed) -> Table:
@@ -173,8 +192,9 @@ def speed_table(speed: Speed) -> Table:
 
 
 def _speed_line(speed: Speed) -> str:
-    clips = ", ".join(dict.fromkeys(str(phase.num_timed_clips) for phase in speed.phases))
-    where = f"{speed.device}, {speed.precision}, timed on batches of {clips} clips"
+    sizes = list(dict.fromkeys(phase.num_timed_clips for phase in speed.phases))
+    clips = f"{', '.join(map(str, sizes))} {'clip' if sizes == [1] else 'clips'}"
+    where = f"{speed.device}, {speed.precision}, timed on batches of {clips}"
     first, later = _duration(speed.read_seconds), _duration(speed.reread_seconds)
     return f"in all about {_duration(speed.seconds)} ({where}); reading takes {first} in the first epoch, {later} in later ones"
 
@@ -202,4 +222,7 @@ def _duration(seconds: float) -> str:
 
 
 def _size(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes / 1e3:,.0f} kB"

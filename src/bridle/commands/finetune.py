@@ -18,7 +18,7 @@ from rich.text import Text
 from bridle.commands.display import ProgressReporter, console, table
 from bridle.commands.published import read_published
 from bridle.data.audio import AudioConfig
-from bridle.data.columns import Columns
+from bridle.data.columns import Columns, count
 from bridle.data.image import ImageConfig
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.medium import Medium
@@ -27,7 +27,7 @@ from bridle.distributed import process_group, rank, usable_device
 from bridle.errors import ConfigError
 from bridle.eval.metrics import ClassificationMetrics, TagMetrics
 from bridle.finetuning.folds import cross_validation, finetune_folds, fold_folder
-from bridle.finetuning.parts import Part, PartConfig, part_clips
+from bridle.finetuning.parts import Part, PartConfig, Untagged, part_clips
 from bridle.finetuning.run import Finetuned, finetuned_config
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.recipes.finetune import FINETUNING, finetuning
@@ -79,7 +79,8 @@ class Arguments:
         test_ratio: share of the clips that is tested when there is neither fold nor split; 0 trains on all.
         validation_ratio: share of the training clips that chooses the epoch.
         clips_per_class: train on at most so many clips of each class, drawn by the seed; 0 for all.
-        from_scratch: begin with weights that were never trained.
+        untagged: with --multi-label: clips with an empty cell are left out, or are of no class (negative).
+        from_scratch: begin with weights that were never trained; without layer-wise lr decay if you do not ask for it.
         seed: of new weights, order and augmentation.
         recipe: where the settings come from.
         device: such as cpu or cuda:1; auto: the GPU where there is one.
@@ -101,6 +102,7 @@ class Arguments:
     test_ratio: float = 0.2
     validation_ratio: float = 0.0
     clips_per_class: int = 0
+    untagged: Untagged = "left_out"
     from_scratch: bool = False
     seed: int = 0
     recipe: str = "small"
@@ -138,6 +140,8 @@ def main(arguments: Sequence[str]) -> int:
         lines = (f"  {name:<14} {(make.__doc__ or '').splitlines()[0]}" for name, make in FINETUNING.items())
         sys.stdout.write(_USAGE.format(recipes="\n".join(lines)))
         return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise ConfigError(f"the run comes first, and {arguments[0]} was found: bridle finetune RUN MANIFEST --label COLUMN ...")
     parsed = _parse(arguments)
     if not parsed.manifest:
         raise ConfigError("there is no MANIFEST; name a table of paths and labels, or a folder with a folder for each class")
@@ -150,7 +154,14 @@ def main(arguments: Sequence[str]) -> int:
     columns = Columns(parsed.finetune.label, parsed.fold, parsed.split, parsed.group)
     separator = parsed.finetune.separator if parsed.finetune.multi_label else None
     choice = PartConfig(
-        columns, parsed.only_fold, parsed.test_ratio, parsed.validation_ratio, parsed.clips_per_class, parsed.seed, separator
+        columns,
+        parsed.only_fold,
+        parsed.test_ratio,
+        parsed.validation_ratio,
+        parsed.clips_per_class,
+        parsed.seed,
+        separator,
+        parsed.untagged,
     )
     with process_group():
         if listed is None:
@@ -179,14 +190,18 @@ def _parse(arguments: Sequence[str]) -> Arguments:
     """The arguments, whose defaults are those of the recipe for the run's medium."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default="small")
+    parser.add_argument("--from-scratch", action="store_true")
     known, _ = parser.parse_known_args(arguments[1:])
     source = RunFolder(Path(arguments[0])).read_config()
     start = finetuning(known.recipe, source)
-    assert start.finetune is not None
+    settings = start.finetune
+    assert settings is not None
+    if known.from_scratch:  # the decay is for layers that know something already
+        settings = replace(settings, layer_decay=1.0)
     kind = _BY_MEDIUM[source.medium.name]
     missing: Any = tyro.MISSING
     clips: dict[str, Any] = {source.medium.name: start.clips}
-    default = kind((), missing, start.finetune, start.train, seed=source.seed, recipe=known.recipe, **clips)
+    default = kind((), missing, settings, start.train, seed=source.seed, recipe=known.recipe, **clips)
     prog = f"bridle finetune {arguments[0]}"
     return tyro.cli(kind, args=list(arguments[1:]), prog=prog, description=_DESCRIPTION, default=default)
 
@@ -205,6 +220,9 @@ def _config(parsed: Arguments, run: Path) -> RunConfig:
     source = RunFolder(run).read_config()
     if parsed.epochs is not None and parsed.steps is not None:
         raise ConfigError(f"--epochs {parsed.epochs:g} and --steps {parsed.steps} are both given; give one of them")
+    for name, length in (("epochs", parsed.epochs), ("steps", parsed.steps)):
+        if length is not None and length <= 0:
+            raise ConfigError(f"--{name} {length:g} must be more than 0; to measure frozen features use bridle evaluate")
     if not parsed.finetune.label:
         raise ConfigError("there is no column of labels; name it with --label COLUMN")
     phases = finetuning(parsed.recipe, source).phases
@@ -219,9 +237,17 @@ def _config(parsed: Arguments, run: Path) -> RunConfig:
 def screen(out: Path, parts: Sequence[Part], done: Sequence[Finetuned]) -> Iterator[RenderableType]:
     """What the command prints when it is done: scores, classes, confusions, and what to do next."""
     tests = [each.test for each in done if each.test is not None]
-    bad = sum(each.outcome.num_bad_files for each in done)
-    if bad:
-        yield Text(f"unreadable files: {bad}, listed in quarantine.jsonl", style="yellow")
+    for part, each in zip(parts, done, strict=False):
+        where = fold_folder(out, part)
+        if each.outcome.num_bad_files:
+            yield Text(
+                f"unreadable training files: {each.outcome.num_bad_files}, listed in {where}/quarantine.jsonl", style="yellow"
+            )
+        if each.test is not None and each.test.bad:
+            first = each.test.bad[0]
+            total = len(each.test.clips) + len(each.test.bad)
+            text = f"not tested: {len(each.test.bad)} of {total} clips cannot be read, first {first.key} ({first.reason})"
+            yield Text(f"{where}: {text}" if part.name else text, style="yellow")
     if len(parts) > 1 and len(tests) == len(parts):
         joined = cross_validation(parts, tests)
         made = table("test", ["fold", "clips", "score %"], [])
@@ -236,13 +262,16 @@ def screen(out: Path, parts: Sequence[Part], done: Sequence[Finetuned]) -> Itera
         yield from tag_screen(tests[-1].tags)
     if done[-1].outcome.finished:
         folder = fold_folder(out, parts[0])
-        yield Text.from_markup(f"[bold green]done[/] after {done[-1].outcome.step} steps: {out}")
+        if done[-1].step != done[-1].outcome.step:
+            yield Text(f"the validation clips chose the weights of step {done[-1].step}")
+        yield Text.assemble(("done", "bold green"), f" after {count(done[-1].outcome.step, 'step')}: {out}")
         yield Text(f"next: bridle predict {folder} DATA --out predictions.csv")
 
 
 def classification_screen(metrics: ClassificationMetrics) -> Iterator[RenderableType]:
     """Scores of one class a clip, its classes from the worst on, and what is most often taken for what."""
-    top = next((f", top {each.k} {100 * each.accuracy:.1f}" for each in metrics.top_k if each.k > 1), "")
+    some = (each for each in metrics.top_k if 1 < each.k < len(metrics.classes))
+    top = next((f", top {each.k} {100 * each.accuracy:.1f}" for each in some), "")
     yield Text(
         f"test: {metrics.num_clips} clips, accuracy {100 * metrics.accuracy:.1f} %{top}, balanced "
         f"{100 * metrics.balanced_accuracy:.1f}, macro F1 {100 * metrics.macro_f1:.1f}, "

@@ -6,6 +6,8 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -14,7 +16,9 @@ from rich.text import Text
 from bridle.commands.arguments import JsonFile, Run, parse, write_json
 from bridle.commands.display import console, describe, table
 from bridle.config import to_dict
+from bridle.data.columns import count
 from bridle.data.loaders import ClipConfig
+from bridle.finetuning.tested import chosen_step, read_tested
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.quantize import COLLAPSED_BELOW
 from bridle.run import RunConfig
@@ -22,7 +26,8 @@ from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
 
 _DESCRIPTION = """Show what is in a run folder, finished or not.
   Settings, phases with their steps and newest values, health of the codebooks with an alarm where a level
-  has collapsed, size of the networks and of the folder, and the command that continues the run.
+  has collapsed, size of the networks and of the folder, and the command that continues the run. Of a
+  fine-tuned run also what its test says and which step's weights stand for it.
 
 examples:
   bridle inspect runs/first
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     parsed = parse(Arguments, arguments, "bridle inspect", _DESCRIPTION)
     summary = summarise(parsed.run)
     if parsed.json is not None:
-        write_json(parsed.json, json.dumps(to_dict(summary), indent=1))
+        write_json(parsed.json, json.dumps(to_dict(summary) | _test(summary), indent=1))
     for part in screen(summary):
         console().print(part, soft_wrap=isinstance(part, Text))
     return 0
@@ -56,11 +61,17 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
     state = "finished" if summary.finished else "not finished" if summary.step else "no checkpoint yet"
     style = "bold green" if summary.finished else "bold yellow"
     yield Text.assemble(
-        (summary.path, "bold"), "  ", (state, style), f", {summary.step} steps", f"  fingerprint {summary.fingerprint or '-'}"
+        (summary.path, "bold"),
+        "  ",
+        (state, style),
+        f", {count(summary.step, 'step')}",
+        f"  fingerprint {summary.fingerprint or '-'}",
     )
     yield settings_table(summary.config)
     yield Text("")
     yield phase_table(summary.phases)
+    if summary.config.finetune is not None:
+        yield Text("\n".join(["", *_finetuned(Path(summary.path)), ""]))
     if summary.levels:
         yield codebook_table(summary)
     for level, health in enumerate(summary.levels):
@@ -138,6 +149,35 @@ def phase_table(phases: Sequence[PhaseSummary]) -> Table:
         newest = f"step {phase.last_logged_step}: {values}" if values else "-"
         made.add_row(phase.name, phase.length, newest, str(phase.steps_done), left)
     return made
+
+
+def _finetuned(run: Path) -> Iterator[str]:
+    """The test of a fine-tuned run, and whose weights stand for it."""
+    tested, step = read_tested(run), chosen_step(run)
+    if tested is None:
+        yield "test: none yet, or no clips were kept for it"
+    else:
+        fold = f" of fold '{tested.fold}'" if tested.fold else ""
+        clips = f"{count(len(tested.measured.clips), 'clip')}{fold}"
+        yield f"test: {tested.score_name} {100 * tested.measured.score:.1f} % on {clips}"
+    yield "weights: the newest" if step is None else f"weights: those of step {step}, which the validation clips chose"
+
+
+def _test(summary: RunSummary) -> dict[str, Any]:
+    """The same as plain data; nothing of a run that is not fine-tuned."""
+    if summary.config.finetune is None:
+        return {}
+    tested, step = read_tested(Path(summary.path)), chosen_step(Path(summary.path))
+    test = None
+    if tested is not None:
+        clips = len(tested.measured.clips)
+        test = {
+            tested.score_name: tested.measured.score,
+            "num_clips": clips,
+            "fold": tested.fold,
+            "num_train": tested.num_train,
+        }
+    return {"test": test, "chosen_step": step}
 
 
 def codebook_table(summary: RunSummary) -> Table:

@@ -80,6 +80,9 @@ class Arguments:
     def probe_config(self) -> ProbeConfig | None:
         """The probe that is asked for."""
         if self.probe is None:
+            for name in ("label", "fold", "split", "group", "path"):
+                if getattr(self, f"probe_{name}") is not None:
+                    raise ConfigError(f"--probe-{name} is given, and no --probe MANIFEST; add it, or leave both out")
             return None
         if self.probe_label is None:
             raise ConfigError(f"--probe {self.probe} needs the column with the class: --probe-label COLUMN")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridle.data.manifest import Manifest
 from bridle.errors import DataError
@@ -42,8 +42,19 @@ class Columns:
         return {role: column for role, column in roles.items() if column is not None}
 
 
-def with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[str]]:
-    """The clips with a value in every column that is used, and notes about the others. ``nan`` is no value.
+def value_of(cell: str) -> str:
+    """A cell without the blanks around it; empty when it says ``nan``."""
+    value = cell.strip()
+    return "" if value.lower() in _EMPTY else value
+
+
+def with_cells(manifest: Manifest, columns: Columns, untagged: bool = False) -> tuple[Manifest, list[str]]:
+    """The clips with a value (:func:`value_of`) in every column that is used, and notes about the others.
+
+    Args:
+        manifest: the clips; of those that stay, the cells of used columns lose the blanks around them.
+        columns: that are used.
+        untagged: keep clips without a label: they are of no class.
 
     Raises:
         DataError: there is no such column (names the nearest), or no clip is left.
@@ -57,9 +68,11 @@ def with_cells(manifest: Manifest, columns: Columns) -> tuple[Manifest, list[str
         notes.append(
             f"the manifest's column '{unused[0]}' is not used; where it is the official one, ask for --{unused[0]} {unused[0]}"
         )
+    used = {column: [value_of(cell) for cell in manifest.columns[column]] for column in columns.named.values()}
+    manifest = replace(manifest, columns={**manifest.columns, **used})
     kept = list(range(len(manifest)))
     for role, column in columns.named.items():
-        filled = [row for row in kept if manifest.columns[column][row].strip().lower() not in _EMPTY]
+        filled = [row for row in kept if manifest.columns[column][row] or (untagged and role == "label")]
         if len(filled) < len(kept):
             notes.append(f"left out: {count(len(kept) - len(filled), 'clip')} without {role} (column '{column}')")
         if not filled:

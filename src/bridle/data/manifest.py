@@ -161,6 +161,11 @@ def read_manifest(
         _read_source(path, f"{path}/" if len(expanded) > 1 else "", path_column, rows)
     if probe and medium.timed:
         rows = _probe(rows, num_threads)
+    elif rows.entries and not any(_looks_like(entry, medium) for entry in rows.entries):
+        # Nobody looks into them before they are decoded, when a run would find one bad file after another.
+        others = _others(expanded, medium, path_column)
+        if others:
+            raise DataError(f"no file in {', '.join(map(str, sources))} is called like a {medium.noun}{others}")
     if not rows.entries:
         found = f"; {len(rows.bad)} unreadable, first {rows.bad[0].key} ({rows.bad[0].reason})" if rows.bad else ""
         raise DataError(
@@ -176,25 +181,24 @@ def _others(sources: Sequence[Path], medium: Medium, path_column: str | None) ->
     """What of other media there seems to be instead, and which recipes are for it."""
     hints = []
     for other in MEDIA.values():
-        count = _count(sources, other, path_column) if other.name != medium.name else 0
+        count = len(files_like(other, sources, path_column)) if other.name != medium.name else 0
         if count:
             hints.append(f"{count} {other.noun if count == 1 else other.nouns} (recipes {other.name}-...)")
     return f"; what is there looks like {' and '.join(hints)}" if hints else ""
 
 
-def likely_medium(sources: Sequence[str | Path]) -> Medium:
+def likely_medium(sources: Sequence[str | Path], path_column: str | None = None) -> Medium:
     """What most files of the sources look like by their names; sound where there is none."""
-    expanded = [path for item in sources for path in _expand(Path(item))]
-    return max(MEDIA.values(), key=lambda medium: _count(expanded, medium, None))
+    return max(MEDIA.values(), key=lambda medium: len(files_like(medium, sources, path_column)))
 
 
-def _count(sources: Sequence[Path], medium: Medium, path_column: str | None) -> int:
-    """Files that look like those of a medium by their names."""
+def files_like(medium: Medium, sources: Sequence[str | Path], path_column: str | None = None) -> list[Entry]:
+    """The files of the sources that look like those of a medium by their names, unopened; none where a source is malformed."""
     rows = _Rows(medium)
     with suppress(DataError):
-        for path in sources:
+        for path in (path for item in sources for path in _expand(Path(item))):
             _read_source(path, "", path_column, rows)
-    return sum(_looks_like(entry, medium) for entry in rows.entries)
+    return [entry for entry in rows.entries if _looks_like(entry, medium)]
 
 
 def _looks_like(entry: Entry, medium: Medium) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bridle.data.columns import count
 from bridle.doctor.plan import Plan
 from bridle.doctor.scan import Scan
 from bridle.doctor.speed import Speed
@@ -76,11 +77,12 @@ def _files(found: Finding, config: RunConfig) -> Iterator[str]:
         )
     if scan.blank:
         kind = BLANK[config.medium.name]
-        yield f"{len(scan.blank)} of {scan.num_decoded} decoded files are {kind}, such as {scan.blank[0]}: remove them"
+        which = f"{len(scan.blank)} of {scan.num_decoded} decoded files {'is' if len(scan.blank) == 1 else 'are'} {kind}"
+        yield f"{which}, such as {scan.blank[0]}: remove {'it' if len(scan.blank) == 1 else 'them'}"
     if scan.cut_short:
         yield (
-            f"{len(scan.cut_short)} of {scan.num_decoded} decoded files hold less than their header says, such as "
-            f"{scan.cut_short[0]}: they were cut off while being copied or written; fetch them again"
+            f"decoded files that hold less than their header says: {len(scan.cut_short)} of {scan.num_decoded}, such as "
+            f"{scan.cut_short[0]}; they were cut off while being copied or written: fetch them again"
         )
     if scan.num_copies:
         yield (
@@ -100,7 +102,7 @@ def _amount(found: Finding, config: RunConfig) -> Iterator[str]:
         )
     if total < FEW_STEPS:
         yield (
-            f"the whole plan makes {total} training steps, and an encoder learns little in fewer than {FEW_STEPS}: "
+            f"the whole plan makes {count(total, 'training step')}, and an encoder learns little in fewer than {FEW_STEPS}: "
             f'ask for more epochs, such as --phases "{_longer(config, FEW_STEPS / total)}", or a smaller --train.batch-size'
         )
 
@@ -117,8 +119,12 @@ def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
     if num_long and plan.seen_ratio < SEEN_LITTLE:
         yield (
             f"files longer than {LONG_CROPS} crops: {num_long:,}; an epoch takes one crop of {crop:g} s from each file "
-            f"and gets to {100 * plan.seen_ratio:.0f} % of them: cut long files into pieces of about "
-            f"{2 * crop:g} s, or ask for more epochs"
+            f"and gets to {100 * plan.seen_ratio:.0f} % of them: "
+            + (
+                _more_of_films(config)
+                if config.video
+                else f"cut long files into pieces of about {2 * crop:g} s, or ask for more epochs"
+            )
         )
     step = config.encoder.patch[0] * config.audio.fbank.hop_seconds if config.audio is not None else 0.0
     num_short = sum(entry.duration_seconds < SHORT_STEPS * step for entry in entries)
@@ -133,6 +139,11 @@ def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
             f"{100 * plan.padding_ratio:.0f} % of the computed patches are padding, because clips of very different length "
             "share the few batches: a smaller --train.batch-size or more files lower it"
         )
+
+
+def _more_of_films(config: RunConfig) -> str:
+    assert config.video is not None
+    return f"ask for more epochs, or for frames further apart, such as --video.stride {2 * config.video.stride}"
 
 
 def _rates(found: Finding, config: RunConfig) -> Iterator[str]:

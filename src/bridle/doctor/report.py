@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bridle import distributed
-from bridle.data.medium import Info
+from bridle.data.manifest import Manifest
+from bridle.data.medium import Info, MediumName
 from bridle.data.quarantine import BadFile, Quarantine
 from bridle.doctor.advice import BLANK, Finding, advise
 from bridle.doctor.plan import Plan, make_plan
-from bridle.doctor.scan import OnProgress, Scan, scan_files
+from bridle.doctor.scan import OnProgress, Scan, other_media, scan_files
 from bridle.doctor.speed import Speed, estimate_speed
 from bridle.errors import TooManyBadFiles
 from bridle.files import free_bytes
@@ -33,15 +34,15 @@ class Files:
     """Figures of the files.
 
     Attributes:
-        num_files: good and bad.
-        num_bytes: of the readable files.
+        num_files: good and bad. All figures but this one and those of bad files are of files that are readable as far as seen.
+        num_bytes: of the files that could be opened.
         total_seconds: of the readable files; 0 for pictures.
         unit: of extents: ``s``, durations; for pictures ``px``, their shorter edge.
         quantiles: of the extents, by the names of ``QUANTILES``.
         histogram: (from, to, number of files) by extent, without empty ends; "to" of the last bin is the largest.
         kinds: by what distinguishes files (such as their sample rate), the number of files of each kind.
         bad: unreadable files; ``bad_reasons`` counts them.
-        num_decoded: files that were decoded; ``blank`` and ``cut_short`` are among them.
+        num_decoded: files that were decoded; ``blank`` and ``cut_short`` are among them, and ``num_broken`` of the bad ones.
         num_copies: files that are copies of another one.
     """
 
@@ -58,6 +59,7 @@ class Files:
     blank: tuple[str, ...]
     cut_short: tuple[str, ...]
     num_copies: int
+    num_broken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ class Report:
 
     Attributes:
         files: figures of the files.
-        plan: of the recipe.
+        plan: of the recipe on the readable files.
         speed: estimate on this machine; None when it was not asked for, or nothing is readable.
         free_disk_bytes: in the current folder; ``free_memory_bytes`` is None where the system does not tell.
         problems: why training would not start or would stop in its first epoch; empty when it would run.
         advice: what to do.
+        others: files of other media beside these, which the recipe leaves out, by medium.
     """
 
     files: Files
@@ -80,12 +83,14 @@ class Report:
     free_memory_bytes: int | None
     problems: tuple[str, ...]
     advice: tuple[str, ...]
+    others: dict[MediumName, int] = field(default_factory=dict)
 
 
 def examine(
     sources: Sequence[str | Path],
     config: RunConfig,
     *,
+    path_column: str | None = None,
     num_decoded: int | None = 200,
     speed: bool = True,
     device: torch.device | None = None,
@@ -96,6 +101,7 @@ def examine(
     Args:
         sources: as for ``pretrain``.
         config: the recipe.
+        path_column: of tables, as for ``read_manifest``.
         num_decoded: files to decode, None for all.
         speed: time training steps on this machine.
         device: where to train; this process's GPU by default, else the CPU.
@@ -105,33 +111,39 @@ def examine(
         DataError: a source is malformed, or no file is readable.
         ConfigError: the settings do not fit together.
     """
-    scan = scan_files(sources, config.medium, num_decoded=num_decoded, on_progress=on_progress)
-    plan = make_plan(scan.manifest, config)
+    scan = scan_files(sources, config.medium, path_column=path_column, num_decoded=num_decoded, on_progress=on_progress)
+    readable = [entry for entry, _ in scan.readable]
+    plan = make_plan(readable_manifest(scan), config)
     measured = None
-    broken = {file.key for file in scan.undecodable}
-    readable = [entry for entry in scan.manifest.entries if entry.key not in broken]
     if speed and readable:
         measured = estimate_speed(config, plan, readable, device or distributed.default_device(), on_progress=on_progress)
     files, memory, disk = summarise_files(scan), available_memory(), free_bytes(Path.cwd())
     problems = find_problems(scan, plan, config)
     finding = Finding(scan, plan, measured, memory, disk)
-    return Report(files, plan, measured, disk, memory, problems, advise(finding, config))
+    others = other_media(sources, scan, config.medium, path_column)
+    return Report(files, plan, measured, disk, memory, problems, advise(finding, config), others)
+
+
+def readable_manifest(scan: Scan) -> Manifest:
+    """The files that a run would train on; all of them when none can be decoded, so that the rest can be told."""
+    return Manifest(tuple(entry for entry, _ in scan.readable) or scan.manifest.entries)
 
 
 def summarise_files(scan: Scan) -> Files:
     """The figures of a scan."""
-    extents = [extent(info) for info in scan.infos]
+    infos = [info for _, info in scan.readable] or scan.infos
+    extents = [extent(info) for info in infos]
     unit = extents[0][1]
     values = np.array([value for value, _ in extents])
     kinds: dict[str, Counter[str]] = {}
-    for info in scan.infos:
+    for info in infos:
         for name, kind in kinds_of(info).items():
             kinds.setdefault(name, Counter())[kind] += 1
     bad = scan.bad
     return Files(
         num_files=scan.manifest.num_files,
         num_bytes=scan.num_bytes,
-        total_seconds=sum(entry.duration_seconds for entry in scan.manifest.entries),
+        total_seconds=sum(entry.duration_seconds for entry, _ in scan.readable),
         unit=unit,
         quantiles={name: float(np.quantile(values, q)) for name, q in QUANTILES.items()},
         histogram=extent_histogram(values.tolist(), SECONDS if unit == "s" else PIXELS),
@@ -142,6 +154,7 @@ def summarise_files(scan: Scan) -> Files:
         blank=scan.blank,
         cut_short=scan.cut_short,
         num_copies=scan.num_copies,
+        num_broken=len(scan.undecodable),
     )
 
 
@@ -184,10 +197,12 @@ def find_problems(scan: Scan, plan: Plan, config: RunConfig) -> tuple[str, ...]:
             f"add {config.medium.nouns}, or lower --quantizer.codebook-size"
         )
     if scan.num_decoded and len(scan.blank) == scan.num_decoded - len(scan.undecodable):
-        problems.append(
-            f"all {scan.num_decoded} decoded files are {BLANK[config.medium.name]} or broken: check how they were made"
-        )
+        problems.append(f"{_every(scan.num_decoded)} {BLANK[config.medium.name]} or broken: check how they were made")
     return tuple(problems)
+
+
+def _every(number: int) -> str:
+    return "the one decoded file is" if number == 1 else f"all {number} decoded files are"
 
 
 def available_memory() -> int | None:

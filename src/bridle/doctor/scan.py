@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bridle.data.manifest import Entry, Manifest, read_manifest
-from bridle.data.medium import AUDIO, Info, Medium
+from bridle.data.huggingface import is_set
+from bridle.data.manifest import Entry, Manifest, files_like, read_manifest
+from bridle.data.medium import AUDIO, MEDIA, Info, Medium, MediumName
 from bridle.data.quarantine import BadFile
 from bridle.doctor.content import Content, examine_content
 from bridle.errors import ConfigError, DataError, DecodeError
@@ -58,11 +59,19 @@ class Scan:
         """All files known to be unreadable."""
         return (*self.manifest.bad, *self.undecodable)
 
+    @property
+    def readable(self) -> tuple[tuple[Entry, Info], ...]:
+        """The other files with their headers."""
+        broken = {file.key for file in self.undecodable}
+        pairs = zip(self.manifest.entries, self.infos, strict=True)
+        return tuple((entry, info) for entry, info in pairs if entry.key not in broken)
+
 
 def scan_files(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | Manifest,
     medium: Medium = AUDIO,
     *,
+    path_column: str | None = None,
     num_decoded: int | None = 200,
     seed: int = 0,
     on_progress: OnProgress | None = None,
@@ -70,8 +79,9 @@ def scan_files(
     """Read every header and decode a random sample.
 
     Args:
-        sources: as for :func:`~bridle.data.manifest.read_manifest`.
+        sources: as for :func:`~bridle.data.manifest.read_manifest`, or what it gave.
         medium: what is looked for.
+        path_column: of tables, as for ``read_manifest``.
         num_decoded: files to decode, drawn at random; None for all. Of long ones only parts are decoded.
         seed: of the draw.
         on_progress: told about progress.
@@ -83,7 +93,9 @@ def scan_files(
     if num_decoded is not None and num_decoded < 0:
         raise ConfigError(f"num_decoded is {num_decoded}; it must be at least 0")
     tell = on_progress or (lambda stage, done, total: None)
-    listed = read_manifest(list(sources), medium, probe=False)
+    listed = sources
+    if not isinstance(listed, Manifest):
+        listed = read_manifest(list(listed), medium, path_column=path_column, probe=False)
     entries, heads, bad = [], [], list(listed.bad)
     for entry, head in zip(
         listed.entries, _parallel(lambda entry: _read_head(entry, medium), listed.entries, "reading headers", tell), strict=True
@@ -100,7 +112,13 @@ def scan_files(
             raise DataError(
                 f"none of {len(listed.entries)} files holds {medium.name}: {medium.absent}; name a folder of {medium.nouns}"
             )
-        raise DataError(f"none of {len(bad)} files is readable; first: {bad[0].key} ({bad[0].reason}); check the files")
+        first = f"{bad[0].key} ({bad[0].reason})"
+        none = (
+            f"none of {len(bad)} files is readable; first: {first}"
+            if len(bad) > 1
+            else f"the one file is not readable: {first}"
+        )
+        raise DataError(f"{none}; check the files")
     rows = permutation(len(entries), seed, "doctor")[:num_decoded].tolist()
     sample = [(entries[row], heads[row].info) for row in sorted(rows)]
     decoded = list(_parallel(lambda pair: examine_content(*pair), sample, "decoding", tell))
@@ -116,6 +134,20 @@ def scan_files(
         blank=tuple(key for key, result in good if result.blank),
         cut_short=tuple(key for key, result in good if result.cut_short),
     )
+
+
+def other_media(
+    sources: Sequence[str | Path], scan: Scan, medium: Medium, path_column: str | None = None
+) -> dict[MediumName, int]:
+    """Files of the sources that are called like those of other media and are not among the scanned ones, by medium."""
+    known = {(entry.path, entry.offset) for entry in scan.manifest.entries}
+    bad = {file.key for file in scan.manifest.bad}
+    found: dict[MediumName, int] = {}
+    for other in MEDIA.values():
+        if other is not medium and not any(is_set(str(source)) for source in sources):
+            left = [entry for entry in files_like(other, sources, path_column) if (entry.path, entry.offset) not in known]
+            found[other.name] = sum(entry.key not in bad for entry in left)
+    return {name: count for name, count in found.items() if count}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from bridle import distributed
-from bridle.config import to_dict
 from bridle.data.manifest import Manifest
 from bridle.errors import RunError
 from bridle.eval.intervals import t_interval
 from bridle.finetuning.parts import Part
-from bridle.finetuning.run import Finetuned, finetune, write_evaluation
+from bridle.finetuning.run import Finetuned, finetune
 from bridle.finetuning.score import Measured
+from bridle.finetuning.tested import write_evaluation
 from bridle.run import RunConfig
 from bridle.train.reporter import Reporter
 
@@ -94,7 +94,7 @@ def finetune_folds(
             return done
     tests = [each.test for each in done if each.test is not None]
     if len(parts) > 1 and len(tests) == len(parts) and distributed.rank() == 0:
-        write_evaluation(out, to_dict(cross_validation(parts, tests)))
+        write_evaluation(out, cross_validation(parts, tests))
     return done
 
 

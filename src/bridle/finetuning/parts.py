@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from bridle.errors import ConfigError, DataError
 from bridle.eval.splits import Indices, splits_from_folds, splits_from_split, stratified_splits
 from bridle.randomness import permutation
 
+Untagged = Literal["left_out", "negative"]
 _VALIDATION = ("validation", "valid", "val", "dev")
 _MOST_SPLITS = 20  # some of which make up a share that is not one n-th
 
@@ -32,9 +34,10 @@ class PartConfig:
         clips_per_class: most training clips of each label, drawn by the seed; 0 for all.
         seed: of the shares.
         separator: between the labels of a cell; None for one label a clip.
+        untagged: clips with an empty cell are ``left_out``, or of no class, ``negative``, where a clip may have several labels.
 
     Raises:
-        ConfigError: a share outside [0, 0.5], or a fold without a column of folds.
+        ConfigError: a share outside [0, 0.5], a fold without a column of folds, or negatives where each clip has one label.
     """
 
     columns: Columns
@@ -44,6 +47,7 @@ class PartConfig:
     clips_per_class: int = 0
     seed: int = 0
     separator: str | None = None
+    untagged: Untagged = "left_out"
 
     def __post_init__(self) -> None:
         for name in ("test_ratio", "validation_ratio"):
@@ -51,6 +55,8 @@ class PartConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie between 0 and 0.5")
         if self.clips_per_class < 0:
             raise ConfigError(f"clips_per_class={self.clips_per_class} must be at least 1, or 0 for all clips")
+        if self.untagged == "negative" and self.separator is None:
+            raise ConfigError("untagged=negative is for clips of several labels: add --multi-label, or leave it out")
         if self.fold is not None and self.columns.fold is None:
             raise ConfigError(f"fold {self.fold!r} is asked for, and no column of folds is named: add --fold COLUMN")
 
@@ -83,7 +89,11 @@ def part_clips(manifest: Manifest, config: PartConfig) -> tuple[Manifest, list[P
     Raises:
         DataError: a column or fold that does not exist, a split that is none, or no clip that trains.
     """
-    manifest, notes = with_cells(manifest, config.columns)
+    manifest, notes = with_cells(manifest, config.columns, config.untagged == "negative")
+    if manifest.bad:  # known before anything is decoded, so they are told and left out instead of counted against the run
+        first = manifest.bad[0]
+        notes.append(f"left out: {count(len(manifest.bad), 'unreadable file')}, first {first.key} ({first.reason})")
+        manifest = replace(manifest, bad=())
     parts = [_with_validation(part, manifest, config) for part in _outer(manifest, config)]
     if config.clips_per_class:
         parts = [replace(part, train=_few(part.train, manifest, config)) for part in parts]
@@ -148,6 +158,11 @@ def _share(manifest: Manifest, rows: Indices, ratio: float, config: PartConfig) 
     groups = None if columns.group is None else [manifest.columns[columns.group][row] for row in rows]
     most = min(_MOST_SPLITS, len(rows) if groups is None else len(set(groups)))
     share = Fraction(ratio).limit_denominator(max(most, round(1 / ratio)))
+    if groups is not None and len(set(groups)) < share.denominator:
+        raise DataError(
+            f"{count(len(set(groups)), 'group')} in column '{columns.group}' cannot give a share of {ratio:g} of the clips; "
+            f"take a share of {1 / max(2, len(set(groups))):.2g}, or name the parts with --split or --fold"
+        )
     splits = stratified_splits(labels, share.denominator, config.seed, groups)[: share.numerator]
     taken = np.sort(np.concatenate([split.test_index for split in splits]))
     return np.delete(rows, taken), rows[taken]
@@ -167,12 +182,14 @@ def _few(rows: Sequence[int], manifest: Manifest, config: PartConfig) -> tuple[i
 
 def _missing(manifest: Manifest, part: Part, config: PartConfig) -> list[str]:
     known = {label for row in part.train for label in _labels(manifest, row, config)}
-    unknown = [sorted(_labels(manifest, row, config) - known) for row in part.test]
-    unknown = [labels for labels in unknown if labels]
-    if not unknown:
-        return []
     where = f"fold {part.name}: " if part.name else ""
-    return [f"{where}{count(len(unknown), 'test clip')} with labels that no training clip has, first '{unknown[0][0]}'"]
+    notes = []
+    for role, rows in (("validation", part.validation), ("test", part.test)):
+        unknown = [labels for row in rows if (labels := sorted(_labels(manifest, row, config) - known))]
+        if unknown:
+            clips = count(len(unknown), f"{role} clip")
+            notes.append(f"{where}{clips} with labels that no training clip has, first '{unknown[0][0]}'")
+    return notes
 
 
 def _labels(manifest: Manifest, row: int, config: PartConfig) -> set[str]:

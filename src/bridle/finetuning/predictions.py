@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from bridle.data.columns import count
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
-from bridle.errors import ConfigError, DataError, RunError
+from bridle.errors import DataError, RunError
 from bridle.files import explain_write_error, write_atomically
 from bridle.inference import Model, Prediction, Window
+from bridle.paths import TABLE_SUFFIXES, check_file
 
-SUFFIXES = (".csv", ".parquet")
 _SLAB_FILES = 256
 
 
@@ -34,8 +35,8 @@ def write_predictions(
 ) -> Predicted:
     """Write the classes of every file as ``.csv`` or ``.parquet``.
 
-    Columns: ``path`` (the manifest's key), ``prediction`` (the class; of several labels all that are present, joined by the
-    separator), ``probability`` (of the most probable class), and ``p_NAME``, the probability of each class.
+    Columns: ``key`` and ``path`` of the manifest's entry, ``prediction`` (the class; of several labels all that are present,
+    joined by the separator), ``probability`` (of the most probable class), and ``p_NAME``, the probability of each class.
 
     Args:
         model: of a fine-tuned run.
@@ -46,25 +47,25 @@ def write_predictions(
 
     Raises:
         RunError: the run is not fine-tuned, or the file cannot be written.
-        ConfigError: the file's name ends otherwise.
+        ConfigError: the file's name ends otherwise, or its folder is not there or cannot be written to.
         DataError: no file can be read.
     """
-    check_table(out)
+    check_file(out, TABLE_SUFFIXES)
     finetune = model.config.finetune
     bad: list[BadFile] = list(manifest.bad)
-    rows: list[tuple[str, Prediction]] = []
+    rows: list[tuple[Entry, Prediction]] = []
     entries = iter(manifest.entries)
     while slab := list(islice(entries, _SLAB_FILES)):
         rows += _predict(model, slab, bad)
         if progress is not None:
             progress(len(rows) + len(bad) - len(manifest.bad))
     if not rows:
-        raise DataError(f"none of {len(bad)} files can be read; first: {bad[0].key} ({bad[0].reason})")
+        raise DataError(f"none of {count(len(bad), 'file')} can be read; first: {bad[0].key} ({bad[0].reason})")
     assert finetune is not None
-    names = ["path", "prediction", "probability", *(f"p_{name}" for name in finetune.classes)]
+    names = ["key", "path", "prediction", "probability", *(f"p_{name}" for name in finetune.classes)]
     table = (
-        [key, separator.join(found.labels), float(found.probabilities.max()), *found.probabilities.tolist()]
-        for key, found in rows
+        [entry.key, entry.path, separator.join(found.labels), float(found.probabilities.max()), *found.probabilities.tolist()]
+        for entry, found in rows
     )
     try:
         write = _write_csv if out.suffix.lower() == ".csv" else _write_parquet
@@ -72,18 +73,6 @@ def write_predictions(
     except OSError as error:
         raise RunError(explain_write_error(error, out.parent, out.name)) from error
     return Predicted(len(rows), tuple(bad))
-
-
-def check_table(out: Path) -> None:
-    """Refuse a file that is not called like a table, or whose folder is not there.
-
-    Raises:
-        ConfigError: it is.
-    """
-    if out.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{out} must end in {' or '.join(SUFFIXES)}")
-    if not out.parent.is_dir():
-        raise ConfigError(f"the folder {out.parent} does not exist; make it, or choose another file")
 
 
 def whole_files(model: Model, entries: Sequence[Entry], bad: list[BadFile]) -> dict[int, Tensor]:
@@ -106,12 +95,12 @@ def whole_files(model: Model, entries: Sequence[Entry], bad: list[BadFile]) -> d
     return {index: chances for index, chances in found.items() if index not in broken}
 
 
-def _predict(model: Model, entries: list[Entry], bad: list[BadFile]) -> Iterator[tuple[str, Prediction]]:
+def _predict(model: Model, entries: list[Entry], bad: list[BadFile]) -> Iterator[tuple[Entry, Prediction]]:
     found = whole_files(model, entries, bad)
     finetune = model.config.finetune
     assert finetune is not None
     for index, chances in found.items():
-        yield entries[index].key, Prediction(finetune.classes, chances, finetune.multi_label)
+        yield entries[index], Prediction(finetune.classes, chances, finetune.multi_label)
 
 
 def _write_csv(path: Path, names: list[str], rows: Iterator[list[Any]]) -> None:
@@ -126,8 +115,13 @@ def _write_parquet(path: Path, names: list[str], rows: Iterator[list[Any]]) -> N
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    keys, *columns = zip(*rows, strict=True)
-    paths = [key.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for key in keys]  # parquet is UTF-8
-    kinds = [pa.string(), pa.string(), *[pa.float32()] * (len(names) - 2)]
-    arrays = [pa.array(column, kind) for column, kind in zip([paths, *columns], kinds, strict=True)]
+    keys, files, *columns = zip(*rows, strict=True)
+    kinds = [*[pa.string()] * 3, *[pa.float32()] * (len(names) - 3)]
+    texts = [[_utf8(text) for text in column] for column in (keys, files)]
+    arrays = [pa.array(column, kind) for column, kind in zip([*texts, *columns], kinds, strict=True)]
     pq.write_table(pa.table(arrays, names=names), path)
+
+
+def _utf8(name: str) -> str:
+    """Parquet holds nothing else; other bytes of a name become replacement characters."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

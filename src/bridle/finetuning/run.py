@@ -7,12 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bridle import distributed
-from bridle.config import from_dict, to_dict
 from bridle.data.audio import AudioLoader
 from bridle.data.columns import subset
 from bridle.data.dataset import ClipDataset
@@ -20,11 +18,11 @@ from bridle.data.labels import Labels, read_labels, take, target_values
 from bridle.data.loaders import build_loader
 from bridle.data.manifest import Manifest
 from bridle.data.mixtures import MixedSounds
-from bridle.data.sampler import EpochOrder, WeightedOrder
+from bridle.data.sampler import WeightedOrder
 from bridle.errors import ConfigError, RunError
-from bridle.files import explain_write_error, write_atomically
 from bridle.finetuning.parts import Part
 from bridle.finetuning.score import Measured, Validation, measure
+from bridle.finetuning.tested import RunTest, write_evaluation
 from bridle.inference import load
 from bridle.mixing import Blend
 from bridle.networks import Networks, read_networks
@@ -35,10 +33,7 @@ from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
 from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.reporter import Reporter, Silent
-from bridle.training import Outcome, Parts, Training
-
-EVALUATION = "evaluation.json"
-"""File in a fine-tuned run with what its test clips say."""
+from bridle.training import Outcome, Parts, Training, epoch_order
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,12 @@ def finetune(
     networks = Networks(config)
     if source is not None:
         start_from(networks, Path(source), config)
-    parts = _parts(config, train, take(labels, part.train), networks, folder, device, reporter)
+        if RunFolder(Path(source)).read_config().finetune is not None:
+            reporter.message(
+                f"note: {source} was fine-tuned with labels already; its encoder may know clips that are tested here"
+            )
+    digest = _digest(manifest, manifest.columns[settings.label], part)
+    parts = _parts(config, train, take(labels, part.train), digest, networks, folder, device, reporter)
     examinations = []
     if part.validation:
         chosen_by = subset(manifest, part.validation), take(labels, part.validation)
@@ -122,7 +122,8 @@ def finetune(
     model = load(folder.path, device)
     measured = measure(model, subset(manifest, part.test), take(labels, part.test))
     if distributed.rank() == 0:
-        write_evaluation(folder.path, to_dict(measured) | {"step": step, "fold": part.name, "notes": list(part.notes)})
+        tested = RunTest(measured, step, part.name, len(part.train), len(part.validation), part.notes)
+        write_evaluation(folder.path, tested)
     return Finetuned(outcome, measured, step)
 
 
@@ -152,32 +153,11 @@ def start_from(networks: Networks, source: Path, config: RunConfig) -> None:
     networks.encoder.load_state_dict(read_networks(folder, theirs).encoder.state_dict())
 
 
-def write_evaluation(folder: Path, content: dict[str, Any]) -> None:
-    """Write ``evaluation.json``.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    try:
-        write_atomically(folder / EVALUATION, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunError(explain_write_error(error, folder, EVALUATION)) from error
-
-
-def read_evaluation(folder: Path) -> Measured | None:
-    """What :func:`finetune` found on the test clips of a run; None when it is not there, or not readable."""
-    try:
-        content = json.loads((folder / EVALUATION).read_bytes())
-        names = Measured.__dataclass_fields__
-        return from_dict(Measured, {name: value for name, value in content.items() if name in names})
-    except (OSError, ValueError, ConfigError):
-        return None
-
-
 def _parts(
     config: RunConfig,
     train: Manifest,
     labels: Labels,
+    digest: str,
     networks: Networks,
     folder: RunFolder,
     device: torch.device,
@@ -190,17 +170,13 @@ def _parts(
     if settings.waveforms is not None:
         assert isinstance(loader, AudioLoader)
         dataset = MixedSounds(train, loader, config.seed, settings.waveforms)
-    order = EpochOrder(
-        dataset.lengths(),
-        batch_size=config.train.batch_size,
-        crop_length=loader.crop_frames,
-        patch_length=config.encoder.patch[0],
-        seed=config.seed,
-    )
+    order = epoch_order(dataset, loader.crop_frames, config)
     values = target_values(labels)
     if settings.sampling == "balanced":
         counts = values.sum(0).clamp(min=1)
-        order = WeightedOrder(order, (values / counts).sum(1), settings.clips_per_epoch)
+        drawn = (values / counts).sum(1)
+        drawn = torch.where(drawn > 0, drawn, 1 / counts.max())  # of no class: as often as a clip of the largest
+        order = WeightedOrder(order, drawn, settings.clips_per_epoch)
     weights = torch.ones(values.shape[1])
     if settings.class_weights == "balanced":
         weights = balanced_weights(values, settings.exclusive)
@@ -212,10 +188,10 @@ def _parts(
     def build(phase: Phase) -> Objective:
         return objective
 
-    digest = _digest(train, train.columns[settings.label])
     return Parts(config, folder, train, dataset, order, networks, build, digest, device, reporter)
 
 
-def _digest(manifest: Manifest, cells: Sequence[str]) -> str:
-    """Changes with any clip or label."""
-    return hashlib.sha256("\0".join([manifest.fingerprint, *cells]).encode()).hexdigest()[:16]
+def _digest(manifest: Manifest, cells: Sequence[str], part: Part) -> str:
+    """Changes with any clip, any label, and what a clip is for."""
+    said = json.dumps([manifest.fingerprint, list(cells), part.train, part.validation, part.test])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

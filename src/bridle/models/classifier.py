@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from torch import Tensor, nn
 
 from bridle.errors import ConfigError
 from bridle.grid import PatchGrid, Subset
-from bridle.nn.pooling import MOTIONS, Pooling, pool_moments, pooled_width, time_moments
+from bridle.nn.pooling import Averages, pool_moments, pooled_width, time_moments
 
 
 class Classifier(nn.Module):
     """Pool, normalise, one linear layer.
 
     Args:
-        pooling: how patch features become one vector, none of :data:`bridle.nn.pooling.MOTIONS`.
+        pooling: how patch features become one vector.
         width: D of the features.
         grid: of the patches; its time plays no part.
         num_classes: C.
@@ -22,11 +24,11 @@ class Classifier(nn.Module):
         ConfigError: the pooling is one of motion.
     """
 
-    def __init__(self, pooling: Pooling, width: int, grid: PatchGrid, num_classes: int) -> None:
+    def __init__(self, pooling: Averages, width: int, grid: PatchGrid, num_classes: int) -> None:
         super().__init__()
-        if pooling in MOTIONS:
-            raise ConfigError(f"pooling={pooling!r} is for frozen features; a classifier takes mean, time, statistics or grid")
-        self.pooling: Pooling = pooling
+        if pooling not in get_args(Averages):
+            raise ConfigError(f"pooling={pooling!r} is for frozen features; a classifier takes {', '.join(get_args(Averages))}")
+        self.pooling: Averages = pooling
         pooled = pooled_width(width, grid, pooling)
         self.norm = nn.LayerNorm(pooled)
         self.linear = nn.Linear(pooled, num_classes)

@@ -21,6 +21,8 @@ of 8 equal parts of the time, which keeps what happened when; ``grid trajectory`
 into 8 pieces of equal length, so that standing still counts nothing, and of each piece and cell is kept how much features
 change and where they are, relative to the mean of all pieces."""
 
+Averages = Literal["mean", "time", "statistics", "grid", "grid statistics"]
+"""Those that are made of :class:`Moments`."""
 MOTIONS: tuple[Pooling, ...] = ("grid motion", "grid motion parts", "grid trajectory")
 GRID_CELLS = 2
 """Cells of ``grid`` along height and along width."""

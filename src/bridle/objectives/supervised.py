@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 import tyro.conf
@@ -17,7 +17,7 @@ from bridle.mixing import Blend, MixConfig, draw_partners, mix
 from bridle.models.classifier import Classifier
 from bridle.models.encoder import Encoder
 from bridle.nn.block import draw_drop_path
-from bridle.nn.pooling import MOTIONS, Pooling
+from bridle.nn.pooling import Averages
 from bridle.objectives.base import Objective, StepOutput
 from bridle.objectives.view import whole_view
 from bridle.optim.groups import OptimConfig
@@ -55,7 +55,7 @@ class FinetuneConfig:
         ConfigError: a value out of range, or values that do not go together.
     """
 
-    pooling: Pooling = "mean"
+    pooling: Averages = "mean"
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, weight_decay=0.05, betas=(0.9, 0.999), warmup_ratio=0.1)
     )
@@ -86,8 +86,8 @@ class FinetuneConfig:
             raise ConfigError(f"layer_decay={self.layer_decay} must lie in (0, 1]")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing={self.label_smoothing} must lie in [0, 1)")
-        if self.pooling in MOTIONS:
-            raise ConfigError(f"pooling={self.pooling!r} is for frozen features; take mean, time, statistics or grid")
+        if self.pooling not in get_args(Averages):
+            raise ConfigError(f"pooling={self.pooling!r} is for frozen features; take {', '.join(get_args(Averages))}")
         if any(self.patch_drop) and self.pooling != "mean":
             raise ConfigError(
                 f"patch_drop={self.patch_drop} leaves holes in the grid: it needs pooling=mean, not {self.pooling!r}"

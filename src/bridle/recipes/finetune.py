@@ -6,12 +6,13 @@ H100 at 40 % of its 989 TFLOP/s in bf16.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bridle.data.medium import MediumName
 from bridle.errors import ConfigError
+from bridle.nn.pooling import Averages
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.optim.groups import OptimConfig
 from bridle.run import RunConfig
@@ -28,6 +29,7 @@ class Finetuning:
         train: batch size and machinery.
         clips: settings of the front end that differ from those of the pretrained run.
         medium: that the recipe is for; None for any.
+        pooling: where it depends on the medium.
     """
 
     finetune: FinetuneConfig
@@ -35,21 +37,22 @@ class Finetuning:
     train: TrainConfig
     clips: dict[str, Any]
     medium: MediumName | None = None
+    pooling: Mapping[MediumName, Averages] = field(default_factory=dict)
 
 
 def small() -> Finetuning:
     """A few hundred to some thousand labelled clips on a laptop; what is done to the clips stays as in pretraining.
 
-    Command: ``bridle finetune RUN MANIFEST --label COLUMN --out RUN2``. Means over time keep the frequency axis of sound and
-    every place of a picture, which tells the classes of small sets better than one mean.
+    Command: ``bridle finetune RUN MANIFEST --label COLUMN --out RUN2``. Poolings that keep where something is (the frequency of
+    sound, the quarter of a picture) and how much it changes in time tell the classes of small sets better than one mean. All
+    layers learn at one rate: few steps are too few for the first ones at a small part of it.
     """
     return Finetuning(
-        FinetuneConfig(
-            pooling="time", optim=_adamw(1e-3, 0.1, decay=0.05), layer_decay=0.75, drop_path=0.1, mixup=0.3, mix_ratio=0.5
-        ),
+        FinetuneConfig(optim=_adamw(1e-3, 0.1, decay=0.05), layer_decay=1.0, drop_path=0.1, mixup=0.3, mix_ratio=0.5),
         "supervised:60",
-        TrainConfig(batch_size=32),
+        TrainConfig(batch_size=32, max_bad_fraction=0.1),  # of a hundred files 1 % is a single one
         {},
+        pooling={"audio": "statistics", "image": "grid", "video": "grid statistics"},
     )
 
 
@@ -90,7 +93,7 @@ def esc50() -> Finetuning:
 
 
 def imagenet() -> Finetuning:
-    """ImageNet-1K, ViT-B, 224 pixels, by the settings of BRIDLE's published scripts and MAE's augmentation.
+    """ImageNet-1K, ViT-B, 224 pixels: length, rate and batch of BRIDLE's published scripts; decay and augmentation of MAE.
 
     Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base IMAGENET --protocol imagenet --recipe imagenet
     --out runs/imagenet``. 200 epochs of 1251 steps: 2.7e19 FLOP, 19 hours. Not run by us.
@@ -101,7 +104,7 @@ def imagenet() -> Finetuning:
 
 
 def kinetics() -> Finetuning:
-    """Kinetics-400, ViT-B, 16 frames of 224 pixels, by the settings of BRIDLE's published scripts and VideoMAE's augmentation.
+    """Kinetics-400, ViT-B, 16 frames of 224 pixels: length and rate of BRIDLE's published scripts; the rest of VideoMAE.
 
     Command: ``torchrun --nproc-per-node 8 -m bridle finetune runs/base KINETICS --protocol kinetics-400 --recipe kinetics400
     --out runs/k400``. 75 epochs of 240,000 films: 1.9e19 FLOP, 14 hours. Not run by us.
@@ -135,7 +138,8 @@ def finetuning(name: str, source: RunConfig) -> RunConfig:
     made = FINETUNING[name]()
     if made.medium not in (None, source.medium.name):
         raise ConfigError(f"recipe {name} is for {made.medium}, and the run is of {source.medium.name}; take small")
-    found = replace(source, recipe=name, phases=made.phases, finetune=made.finetune, train=made.train)
+    finetune = replace(made.finetune, pooling=made.pooling.get(source.medium.name, made.finetune.pooling))
+    found = replace(source, recipe=name, phases=made.phases, finetune=finetune, train=made.train)
     return found.with_clips(replace(found.clips, **made.clips))
 
 

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bridle import distributed
-from bridle.data.manifest import Manifest, read_manifest
-from bridle.errors import ConfigError, RunError
-from bridle.eval.evaluate import Columns, Evaluation, evaluate_run
+from bridle.errors import DataError, RunError
+from bridle.eval.evaluate import Evaluation, evaluate_run
+from bridle.eval.tags import TagEvaluation, evaluate_tags_run
+from bridle.finetuning.tested import chosen_step, read_tested
 from bridle.inference import Model
 from bridle.networks import read_networks
-from bridle.randomness import permutation
 from bridle.report import recorded
 from bridle.report.clips import ClipViews
 from bridle.report.codes import code_examples
+from bridle.report.config import ReportConfig
 from bridle.report.curves import Curves, read_curves
 from bridle.report.examined import examine_files, read_quarantine
 from bridle.report.gathering import Churn, Sample, earlier_tokenizers, gather
 from bridle.report.html import Section
 from bridle.report.masked import masked_example
-from bridle.report.neighbours import Projection, agreement, choose_queries, find_neighbours, project, unit_vectors
+from bridle.report.material import Material, read_material
+from bridle.report.neighbours import agreement, choose_queries, find_neighbours, project, unit_vectors
 from bridle.report.page import whole_page
 from bridle.report.sections.codebooks import codebooks_section
 from bridle.report.sections.data import data_section
 from bridle.report.sections.embeddings import embeddings_section
 from bridle.report.sections.masked import masked_section
 from bridle.report.sections.meaning import meaning_section
-from bridle.report.sections.overview import overview, run_name
+from bridle.report.sections.overview import overview, probe_scores, run_name
 from bridle.report.sections.probes import probes_section
 from bridle.report.sections.settings import settings_section
+from bridle.report.sections.tags import tags_section
+from bridle.report.sections.tested import tested_section
 from bridle.report.sections.training import training_section
 from bridle.run import RunConfig, RunFolder
 from bridle.summary import RunSummary, summarise
@@ -43,55 +46,11 @@ from bridle.train.metrics import FILE_NAME, read_metrics
 
 NUM_QUERIES, NUM_NEIGHBOURS, NUM_MASKED = 6, 5, 3
 GATHERING = "looking at clips"
+_NEEDS_DATA = "no masked prediction, no meaning of codes, no map and no probe"
 
+_Evaluated = Evaluation | TagEvaluation
 OnProgress = Callable[[str, int, int], None]
 """``(stage, done, total)``."""
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """What goes into a report.
-
-    Attributes:
-        data: folders, tables or tar shards; empty for a report without data.
-        label: column with the class, for the probes and the colours of the map.
-        fold: column with the official fold, left out in turn; or None.
-        split: column that says train, validation or test; or None.
-        group: clips of one group are never on both sides of a split; or None.
-        num_clips: of the data that are looked at, drawn by the seed.
-        projection: how the map is made, see :func:`bridle.report.neighbours.project`.
-        watts: what the machine draws while training, for an estimate of the energy.
-        seed: of everything random.
-
-    Raises:
-        ConfigError: columns without data, or a number out of range.
-    """
-
-    data: tuple[str, ...] = ()
-    label: str | None = None
-    fold: str | None = None
-    split: str | None = None
-    group: str | None = None
-    num_clips: int = 500
-    projection: Projection = "auto"
-    watts: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("fold", "split", "group"):
-            if getattr(self, name) is not None and self.label is None:
-                raise ConfigError(f"{name} is '{getattr(self, name)}' and there is no label; give --label COLUMN too")
-        if self.label is not None and not self.data:
-            raise ConfigError(f"label is '{self.label}' and there is no data; give --data too")
-        if self.num_clips < 2:
-            raise ConfigError(f"num_clips is {self.num_clips}; a map needs at least 2")
-        if self.watts is not None and not 0 < self.watts < math.inf:
-            raise ConfigError(f"watts is {self.watts}; it must be above 0")
-
-    @property
-    def columns(self) -> Columns | None:
-        """For the evaluation; None without a label."""
-        return None if self.label is None else Columns(self.label, self.fold, self.split, self.group)
 
 
 def build_report(
@@ -136,57 +95,76 @@ class _Build:
 
     def page(self) -> str:
         """Everything in its order."""
-        config, curves = self.config, self.curves
-        manifest = read_manifest(list(config.data), self.settings.medium) if config.data else None
-        probes: tuple[Section, Evaluation] | None = None
+        curves, config = self.curves, self.config
+        material = read_material(config, self.settings.medium) if config.has_data else None
+        tested = self._tested()
+        probes: tuple[Section, _Evaluated] | None = None
         of_sample: list[Section] = []
         churn: tuple[Churn, ...] = ()
-        if manifest is not None and self.model is not None:
-            drawn = self._drawn(manifest)
-            probes = self._probes(self.model, drawn)
-            sample = self._gather(self.model, drawn)
+        if material is not None and self.model is not None:
+            self.notes += [material.note] if material.note else []
+            probes = self._probes(self.model, material)
+            sample = self._gather(self.model, material)
             churn = sample.churn
             of_sample = self._of_sample(self.model, sample)
         self._say_what_is_missing()
+        statistics = probes[1].codes if probes and isinstance(probes[1], Evaluation) else None
         found = [
+            tested[0] if tested else None,
             training_section(curves, self.settings.train.log_every_steps) if curves.bands else None,
-            codebooks_section(self.summary, curves, _usage(self.model), churn, probes[1].codes if probes else None),
+            codebooks_section(self.summary, curves, _usage(self.model), churn, statistics),
             *of_sample,
             probes[0] if probes else None,
-            self._data(),
+            self._data(material),
             settings_section(self.summary, self._cost(), read_history(self.run), recorded.versions(), config.watts),
         ]
         sections = [section for section in found if section is not None]
-        header = overview(self.summary, curves, probes[1] if probes else None, self.notes, sections)
+        scores = [*(tested[1] if tested else []), *(probe_scores(probes[1]) if probes else [])]
+        header = overview(self.summary, curves, scores, self.notes, sections)
         return whole_page(f"{run_name(self.summary)}: report of a run", header, sections)
 
-    def _drawn(self, manifest: Manifest) -> Manifest:
-        """At most ``num_clips`` files, drawn by the seed, in their order."""
-        num, seed = self.config.num_clips, self.config.seed
-        if len(manifest) <= num:
-            return manifest
-        self.notes.append(f"{num:,} of the {len(manifest):,} files, drawn by seed {seed}, were looked at (--clips).")
-        rows = permutation(len(manifest), seed, "report")[:num].sort().values.tolist()
-        columns = {name: [cells[row] for row in rows] for name, cells in manifest.columns.items()}
-        return Manifest(tuple(manifest.entries[row] for row in rows), columns, manifest.bad)
+    def _tested(self) -> tuple[Section, list[tuple[str, float]]] | None:
+        """The test of a fine-tuned run and its score; a note where it has none."""
+        if self.settings.finetune is None:
+            return None
+        tested, step = read_tested(self.run), chosen_step(self.run)
+        if tested is None:
+            self.notes.append("There is no test: the run is not finished, or kept no clips for it (evaluation.json).")
+            if step is not None:
+                self.notes.append(f"The weights are those of step {step:,}, which validation clips chose.")
+            return None
+        return tested_section(tested, step), [(f"test {tested.score_name}", tested.measured.score)]
 
-    def _probes(self, model: Model, manifest: Manifest) -> tuple[Section, Evaluation] | None:
-        columns = self.config.columns
+    def _probes(self, model: Model, material: Material) -> tuple[Section, _Evaluated] | None:
+        columns, separator = self.config.columns, self.config.tag_separator
         if columns is None:
             return None
-        evaluation = evaluate_run(model, manifest, columns, seed=self.config.seed, on_progress=self.told)
-        return probes_section(evaluation, labels_of(evaluation.clips, manifest, columns.label)), evaluation
+        taught, seed = self.settings.finetune is not None, self.config.seed
+        try:
+            if separator is not None:
+                tags = evaluate_tags_run(
+                    model, material.manifest, columns, separator=separator, seed=seed, on_progress=self.told
+                )
+                return tags_section(tags, taught=taught), tags
+            evaluation = evaluate_run(model, material.manifest, columns, seed=seed, on_progress=self.told)
+            return probes_section(evaluation, taught=taught), evaluation
+        except DataError as error:
+            if not material.note:
+                raise
+            self.notes.append(f"There are no probes of the drawn files: {error}; look at more files (--clips).")
+            return None
 
-    def _gather(self, model: Model, manifest: Manifest) -> Sample:
-        labels = [""] * len(manifest) if self.config.label is None else manifest.columns[self.config.label]
-        done = 0
+    def _gather(self, model: Model, material: Material) -> Sample:
+        manifest, done = material.manifest, 0
 
         def on_file() -> None:
             nonlocal done
             done += 1
             self.told(GATHERING, done, len(manifest))
 
-        return gather(model, manifest, labels, earlier_tokenizers(self.run, self.settings, model), on_file)
+        others = earlier_tokenizers(self.run, self.settings, model)
+        sample = gather(model, manifest, material.labels, others, on_file)
+        return replace(sample, several=self.config.tag_separator is not None)
 
     def _of_sample(self, model: Model, sample: Sample) -> list[Section]:
         """Masked prediction, meaning of the codes, embeddings."""
@@ -212,9 +190,10 @@ class _Build:
         examples = [masked_example(model, views.window(row), kind, self.config.seed) for row in rows]
         return masked_section(examples, views, kind, moved=kind in ("encoder", "joint") and "tokenizer" in done[trained[-1] :])
 
-    def _data(self) -> Section | None:
-        config = self.config
-        examined = examine_files(config.data, self.run, self.settings, config.seed, self.told) if config.data else None
+    def _data(self, material: Material | None) -> Section | None:
+        examined = None
+        if material is not None:
+            examined = examine_files(material.every, self.run, self.settings, self.config.seed, self.told)
         return data_section(examined, read_quarantine(self.run), self.settings.medium)
 
     def _cost(self) -> recorded.Cost:
@@ -222,29 +201,15 @@ class _Build:
         return recorded.cost(self.run, self.settings, steps, self.config.watts)
 
     def _say_what_is_missing(self) -> None:
-        if self.settings.finetune is not None and self.config.label is not None:
-            self.notes.append(
-                "This encoder was trained with labels: where it has seen test clips of the probes, their accuracy says nothing."
-            )
         if not self.curves.bands:
             self.notes.append("No step was logged, so there are no curves.")
         if self.model is None:
             self.notes.append("There is no checkpoint yet, so whatever needs the networks is left out.")
-        elif not self.config.data:
-            self.notes.append(
-                "Without data there is no masked prediction, no meaning of codes, no map and no probe: give --data, and "
-                "--label for probes."
-            )
-        elif self.config.label is None:
+        elif not self.config.has_data:
+            missing = "no map and no probe" if self.settings.finetune is not None else _NEEDS_DATA
+            self.notes.append(f"Without data there is {missing}: give --data, and --label for probes.")
+        elif self.config.columns is None:
             self.notes.append("Without a label there are no probes and the map has no colours: give --label COLUMN.")
-
-
-def labels_of(clips: Sequence[str], manifest: Manifest, column: str) -> list[str]:
-    """Labels of the clips of an evaluation: some of the manifest's, in its order; keys may occur more than once."""
-    labelled = (
-        (entry.key, cell) for entry, cell in zip(manifest.entries, manifest.columns[column], strict=True) if cell.strip()
-    )
-    return [next(label for key, label in labelled if key == clip) for clip in clips]
 
 
 def _usage(model: Model | None) -> Tensor | None:

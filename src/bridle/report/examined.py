@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.doctor.advice import Finding, advise
 from bridle.doctor.plan import make_plan
-from bridle.doctor.report import Files, find_problems, summarise_files
+from bridle.doctor.report import Files, find_problems, readable_manifest, summarise_files
 from bridle.doctor.scan import scan_files
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint, read_state
@@ -37,28 +38,29 @@ class Examined:
 
 
 def examine_files(
-    sources: Sequence[str], run: Path, settings: RunConfig, seed: int, on_progress: Callable[[str, int, int], None]
+    manifest: Manifest, run: Path, settings: RunConfig, seed: int, on_progress: Callable[[str, int, int], None]
 ) -> Examined:
     """Read every header and decode some files; nothing is timed, and what the machine has free plays no part.
 
     Args:
-        sources: as for ``pretrain``.
+        manifest: the files.
         run: whose data they may be.
         settings: of that run.
         seed: of the draw of files that are decoded.
         on_progress: told about progress.
 
     Raises:
-        DataError: a source is malformed, or no file is readable.
+        DataError: no file is readable.
     """
-    scan = scan_files(sources, settings.medium, num_decoded=NUM_DECODED, seed=seed, on_progress=on_progress)
+    scan = scan_files(manifest, settings.medium, num_decoded=NUM_DECODED, seed=seed, on_progress=on_progress)
     problems: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
     if settings.finetune is None:  # the doctor knows plans of pretraining only
-        plan = make_plan(scan.manifest, settings)
+        plan = make_plan(readable_manifest(scan), settings)
         problems = find_problems(scan, plan, settings)
         advice = advise(Finding(scan, plan, None, None, _ENDLESS), settings)
-    is_same = _is_training_data(run, scan.manifest.fingerprint)
+    # What a fine-tuned run keeps of its clips holds their labels, too.
+    is_same = _is_training_data(run, scan.manifest.fingerprint) if settings.finetune is None else None
     return Examined(summarise_files(scan), problems, advice, is_same)
 
 

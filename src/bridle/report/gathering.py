@@ -53,6 +53,7 @@ class Sample:
         places: (P, 3) int64: file, window of the file, patch of the window.
         churn: other tokenizers against the run's.
         bad: files that cannot be read.
+        several: a file may have several labels; ``labels`` are the rarest of each.
     """
 
     entries: tuple[Entry, ...]
@@ -63,6 +64,7 @@ class Sample:
     places: Tensor
     churn: tuple[Churn, ...]
     bad: tuple[BadFile, ...]
+    several: bool = False
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from bridle.report.html import Html, element
+from bridle.report.html import Html, counted, element
 from bridle.report.plots import svg
+from bridle.report.scales import Scale, number
 
 NAMED_CLASSES = 24
 """Classes up to which a confusion matrix has room for their names and counts."""
@@ -19,6 +21,7 @@ STRONGEST = 0.5
 """Opacity of a cell that holds its whole row; more would make its count hard to read."""
 _COLUMNS, _CELL, _GAP = 64, 10.0, 1.5
 _SIDE = 440.0
+_RELIABILITY = 440.0
 
 
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], label: str) -> Html:
@@ -62,6 +65,36 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], label: str) ->
             ]
             parts.append(element("g", element("title", words), shape, *(number if named and cell > 14 else [])))
     return svg(_SIDE, _SIDE, label, *parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """Some clips: the mean probability of what was said of them, the share of them that is right, how many they are."""
+
+    said: float
+    right: float
+    num: int
+
+
+def reliability(groups: Sequence[Confidence], label: str) -> Html:
+    """What was said against what is right, both from 0 to 1, a mark for each group of clips, beside the diagonal."""
+    low, high = 46.0, _RELIABILITY - 12
+    across, up = Scale(0.0, 1.0, low, high, "%"), Scale(0.0, 1.0, high - 30, 8, "%")
+    parts: list[Html] = []
+    for tick in across.ticks():
+        x, y = across(tick), up(tick)
+        parts.append(element("line", x1=low, x2=high, y1=y, y2=y, class_="grid"))
+        parts.append(element("text", up.text(tick), x=low - 6, y=y + 4, text_anchor="end"))
+        parts.append(element("text", across.text(tick), x=x, y=up.start + 18, text_anchor="middle"))
+    parts.append(element("line", x1=low, y1=up(0), x2=high, y2=up(1), class_="c7 d1"))
+    most = max((group.num for group in groups), default=1)
+    for group in groups:
+        words = f"{counted(group.num, 'clip')}, probability {number(group.said, '%')}: {number(group.right, '%')} right"
+        radius = 3 + 6 * math.sqrt(group.num / most)
+        title = element("title", words)
+        parts.append(element("circle", title, cx=across(group.said), cy=up(group.right), r=radius, class_="c0 mark"))
+    parts.append(element("text", "probability", x=(low + high) / 2, y=up.start + 36, text_anchor="middle"))
+    return svg(_RELIABILITY, _RELIABILITY, label, *parts)
 
 
 def usage_picture(usage: Tensor, label: str) -> Html:

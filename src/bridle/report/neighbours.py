@@ -37,13 +37,14 @@ def project(vectors: Tensor, projection: Projection, seed: int) -> tuple[Tensor,
     """Two coordinates (n, 2) for each of the vectors (n, X), and by which method: ``t-SNE`` or ``PCA``.
 
     ``auto`` takes t-SNE (van der Maaten and Hinton 2008) of the first 50 principal components where scikit-learn is installed
-    and there are clips enough, else the first two principal components.
+    and there are clips enough, else the first two principal components. Vectors that are all alike have no t-SNE.
 
     Raises:
         ConfigError: t-SNE is asked for and scikit-learn is not installed, or there are fewer than 12 clips.
     """
     components = _principal(vectors, _PCA_WIDTH)
-    if projection == "pca" or (projection == "auto" and len(vectors) < _MIN_TSNE):
+    alike = not bool(components[:, 0].std(correction=0) > 1e-6)  # where t-SNE divides by 0, which can kill the process
+    if projection == "pca" or alike or (projection == "auto" and len(vectors) < _MIN_TSNE):
         return components[:, :2], "PCA"
     if len(vectors) < _MIN_TSNE:
         raise ConfigError(f"t-SNE of {len(vectors)} clips means nothing; it needs at least {_MIN_TSNE}: use --projection pca")

@@ -152,12 +152,13 @@ def _curve(curve: Sequence[Sequence[tuple[float, float]]], across: Scale, up: Sc
     """The pieces as lines; a piece of a single point as a dot."""
     colour = f"c{slot % NUM_COLOURS}"
     path = ""
+    dots = [_symbol(slot, across(piece[0][0]), up(piece[0][1])) for piece in curve if len(piece) == 1]
     for piece in curve:
         path += "".join(
             f"{'M' if index == 0 else 'L'}{across(step):.1f} {up(value):.1f}" for index, (step, value) in enumerate(piece)
         )
-        path += "h0" if len(piece) == 1 else ""
-    return element("path", d=path, class_=f"{colour} curve d{slot // NUM_COLOURS}")
+    line = element("path", d=path, class_=f"{colour} curve d{slot // NUM_COLOURS}")
+    return join([line, *dots])
 
 
 def _bands(bands: Sequence[Band], across: Scale) -> list[Html]:
@@ -178,7 +179,7 @@ def _axes(across: Scale, up: Scale, name: str) -> list[Html]:
         y = up(tick)
         parts.append(element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
         parts.append(_label(up.text(tick), _LEFT - 6, y + 4, "end"))
-    parts += [_label(across.text(tick), across(tick), HEIGHT - _BOTTOM + 16, "middle") for tick in across.ticks(5)]
+    parts += [_label(across.text(tick), across(tick), HEIGHT - _BOTTOM + 16, "middle") for tick in across.ticks(5, whole=True)]
     parts.append(_label(name, (across.start + across.end) / 2, HEIGHT - 4, "middle"))
     return parts
 

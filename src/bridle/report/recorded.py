@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,7 @@ from bridle import flops
 from bridle.masking import num_masked
 from bridle.phases import Phase
 from bridle.run import RunConfig, clip_grid
-from bridle.train.history import read_history
+from bridle.train.history import Call, read_history
 
 SHOWN_PACKAGES = ("bridle", "torch", "numpy", "scikit-learn")
 
@@ -25,27 +25,31 @@ class Cost:
     """Of a training so far.
 
     Attributes:
-        seconds: of all calls that trained the run, as recorded, else from the opening of the log to its last line by the clock
-            in the TensorBoard events; None without either.
+        seconds: of all calls that trained the run, as recorded. A call that was killed left no record and counts from the
+            opening of its TensorBoard events to the last of them. None without either.
+        at_least: some call is not recorded, so that it took longer than its events or left none.
         operations: floating-point operations of the matrix products of all steps, if every clip were full; None for a
             fine-tuned run.
         kilowatt_hours: ``seconds`` at a given power; None without either.
     """
 
     seconds: float | None
+    at_least: bool
     operations: float | None
     kilowatt_hours: float | None
 
 
 def cost(run: Path, config: RunConfig, steps: list[int], watts: float | None) -> Cost:
     """The cost of a run whose phases have made ``steps`` steps; ``watts`` is what the machine draws."""
-    calls = read_history(run)
-    seconds = sum(call.seconds for call in calls) if calls else event_seconds(run / "tensorboard")
+    calls, spans = read_history(run), event_spans(run / "tensorboard")
+    lost = unrecorded(spans, calls)
+    seconds = sum(call.seconds for call in calls) + sum(span.seconds for span in lost) if calls or spans else None
+    at_least = bool(lost) or _has_gap(calls, sum(steps))
     known = all(phase.kind != "supervised" for phase in config.plan)
     counts = zip(config.plan, steps, strict=True)
     operations = sum(count * step_operations(phase, config) for phase, count in counts) if known else None
     energy = None if seconds is None or watts is None else seconds * watts / 3.6e6
-    return Cost(seconds, operations, energy)
+    return Cost(seconds, at_least, operations, energy)
 
 
 def step_operations(phase: Phase, config: RunConfig) -> float:
@@ -63,14 +67,40 @@ def step_operations(phase: Phase, config: RunConfig) -> float:
     return config.train.batch_size * (codes + share)
 
 
-def event_seconds(folder: Path) -> float | None:
-    """Time from the first to the last event, added up over the event files of a folder; None when there is none."""
-    spans = []
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What one file of TensorBoard events tells: the time from its first to its last, and the steps they are of."""
+
+    seconds: float
+    first_step: int
+    last_step: int
+
+
+def event_spans(folder: Path) -> tuple[Span, ...]:
+    """Of the event files of a folder, oldest first; files in which no step was logged are left out."""
+    found = []
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        times = list(_event_times(path.read_bytes()))
-        if times:
-            spans.append(max(times) - min(times))
-    return sum(spans) if spans else None
+        events = list(_events(path.read_bytes()))
+        times, steps = [time for time, _ in events], [step for _, step in events if step]
+        if steps:
+            found.append(Span(max(times) - min(times), min(steps), max(steps)))
+    return tuple(found)
+
+
+def unrecorded(spans: Sequence[Span], calls: Sequence[Call]) -> list[Span]:
+    """The spans that are of no recorded call: those of calls that were killed.
+
+    A call goes on where the newest checkpoint stands, so the last span whose steps it holds is its own, and one before that
+    is of a call that was killed and began at the same checkpoint.
+    """
+    left = list(spans)
+    lost: list[Span] = []
+    for call in reversed(calls):
+        own = [i for i, span in enumerate(left) if call.first_step < span.first_step and span.last_step <= call.last_step]
+        if own:
+            lost += left[own[-1] + 1 :]
+            left = left[: own[-1]]
+    return left + lost
 
 
 def versions() -> dict[str, str]:
@@ -84,10 +114,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _event_times(content: bytes) -> Iterator[float]:
-    """Wall time of every whole record that holds a value.
+def _has_gap(calls: Sequence[Call], steps: int) -> bool:
+    """Whether steps of the run were made by no recorded call."""
+    ends = [0, *(call.last_step for call in calls)]
+    starts = [*(call.first_step for call in calls), steps]
+    return any(start > end for start, end in zip(starts, ends, strict=True))
 
-    A TFRecord is 8 bytes of length, 4 of checksum, the record and 4 of checksum; an Event begins with its field 1, a double.
+
+def _events(content: bytes) -> Iterator[tuple[float, int]]:
+    """Wall time and step of every whole record that holds an event; 0 where it tells no step.
+
+    A TFRecord is 8 bytes of length, 4 of checksum, the record and 4 of checksum; an Event begins with its field 1, a double,
+    and its field 2, a varint.
     """
     place = 0
     while place + 12 <= len(content):
@@ -95,4 +133,14 @@ def _event_times(content: bytes) -> Iterator[float]:
         record = content[place + 12 : place + 12 + length]
         place += 16 + length
         if len(record) == length and record[:1] == b"\x09" and length > 9:
-            yield float(struct.unpack_from("<d", record, 1)[0])
+            yield float(struct.unpack_from("<d", record, 1)[0]), _varint(record[10:]) if record[9:10] == b"\x10" else 0
+
+
+def _varint(content: bytes) -> int:
+    """The number that the bytes begin with, 7 bits a byte, the lowest first, as long as the highest bit is set."""
+    value = 0
+    for index, byte in enumerate(content[:10]):
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            break
+    return value

@@ -36,15 +36,17 @@ class Scale:
         low, high, value = (_log(x) if self.unit == "log" else x for x in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round values within the scale, at most ``most`` of them and at least one."""
+    def ticks(self, most: int = 6, *, whole: bool = False) -> list[float]:
+        """Round values within the scale, at most ``most`` of them and at least one; ``whole`` ones of what is counted."""
         if self.unit == "log":
             powers = range(math.ceil(_log(self.low) - 1e-9), math.floor(_log(self.high) + 1e-9) + 1)
             if len(powers) >= 2:
                 return [10.0**power for power in powers][:: -(-len(powers) // most)]
         rough = (self.high - self.low) / max(1, most - 1)
+        rough = max(1.0, rough) if whole else rough
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+        factors = (1, 2, 5, 10) if whole and power < 10 else (1, 2, 2.5, 5, 10)
+        step = next(factor * power for factor in factors if factor * power >= rough * (1 - 1e-9))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [index * step for index in range(first, last + 1)] or [self.low]
 

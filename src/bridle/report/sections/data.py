@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bridle.data.medium import Medium
 from bridle.data.quarantine import BadFile
 from bridle.report.examined import Examined
-from bridle.report.html import Html, Section, element, facts, figure, section, table
+from bridle.report.html import Html, Section, counted, element, facts, figure, section, table
 from bridle.report.plots import bar_plot
 
 SHOWN_FILES = 20
@@ -26,7 +26,8 @@ def data_section(examined: Examined | None, quarantine: Sequence[BadFile], mediu
             False: "The list differs from that of the training: other files, or the same under other names.",
             None: "",
         }[examined.is_training_data]
-        lead = f"{examined.files.num_files:,} {medium.nouns} were given to this report. {told}".rstrip()
+        were = "was" if examined.files.num_files == 1 else "were"
+        lead = f"{counted(examined.files.num_files, medium.noun)} {were} given to this report. {told}".rstrip()
         parts += _examined(examined, medium)
     parts += [element("h3", "Quarantine of the run", class_="after"), _quarantine(quarantine)]
     return section("data", "Data", lead, *parts)
@@ -35,12 +36,14 @@ def data_section(examined: Examined | None, quarantine: Sequence[BadFile], mediu
 def _examined(examined: Examined, medium: Medium) -> list[Html]:
     files = examined.files
     seconds = files.unit == "s"
+    faults = {"broken": files.num_broken, "empty": len(files.blank), "cut short": len(files.cut_short)}
+    decoded = f"{files.num_decoded:,}; " + ", ".join(f"{how} {number:,}" for how, number in faults.items())
     pairs = [
         ("files", f"{files.num_files:,}, unreadable {len(files.bad):,}"),
         ("size", f"{files.num_bytes / 1e6:,.1f} MB"),
         *([("in all", duration(files.total_seconds))] if files.total_seconds else []),
         *((name, _kinds(counts)) for name, counts in files.kinds.items()),
-        ("decoded", f"{files.num_decoded:,}; empty {len(files.blank):,}, cut short {len(files.cut_short):,}"),
+        ("decoded", decoded),
         ("copies of others", f"{files.num_copies:,}"),
     ]
     bars = [(f"{low:g} to {high:.4g} {files.unit}", count) for low, high, count in files.histogram]
@@ -59,15 +62,16 @@ def _examined(examined: Examined, medium: Medium) -> list[Html]:
     notes += [element("li", line) for line in examined.advice]
     parts += [element("ul", *notes, class_="notes")] if notes else []
     if files.bad:
-        parts += [element("h3", "Unreadable files", class_="after"), _bad_table(files.bad)]
+        parts += [element("h3", "Unreadable files", class_="after"), bad_table(files.bad)]
     return parts
 
 
 def _quarantine(files: Sequence[BadFile]) -> Html:
-    return _bad_table(files) if files else element("p", "No file is in quarantine.", class_="soft")
+    return bad_table(files) if files else element("p", "No file is in quarantine.", class_="soft")
 
 
-def _bad_table(files: Sequence[BadFile]) -> Html:
+def bad_table(files: Sequence[BadFile]) -> Html:
+    """The first files that cannot be read, with the reasons."""
     rows = [(file.key, file.reason) for file in files[:SHOWN_FILES]]
     rows += [(f"and {len(files) - SHOWN_FILES:,} more", "")] if len(files) > SHOWN_FILES else []
     return table(["file", "reason"], rows, left=2, label="unreadable files")

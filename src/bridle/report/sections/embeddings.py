@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bridle.report.clips import ClipViews
 from bridle.report.gathering import POOLINGS, Sample
-from bridle.report.html import Html, Section, element, figure, join, section
+from bridle.report.html import Html, Section, counted, element, figure, join, section
 from bridle.report.neighbours import Neighbours
 from bridle.report.plots import NUM_SYMBOLS, Point, legend, scatter
 from bridle.report.scales import number
@@ -32,15 +32,18 @@ def embeddings_section(
         views: shows clips.
     """
     config = views.model.config
-    nouns, pooling = config.medium.nouns, POOLINGS[config.medium.name]
-    lead = f"{len(sample):,} {nouns}: the last layer of the encoder, pooled as '{pooling}'. "
-    lead += "No label was used to make the vectors." if config.finetune is None else "The encoder was trained with labels."
+    noun, pooling = config.medium.noun, POOLINGS[config.medium.name]
+    lead = f"{counted(len(sample), noun)}: the last layer of the encoder, pooled as '{pooling}'. "
+    taught = config.finetune is not None
+    lead += "The encoder was trained with labels." if taught else "No label was used to make the vectors."
     if agreement is not None:
-        lead += f" Of the 5 nearest neighbours, {number(agreement, '%')} have the label of their clip."
-    return section("embeddings", "Embeddings", lead, _map(sample, coordinates), _neighbours(sample, neighbours, views))
+        share = f"{'rarest ' if sample.several else ''}label"
+        lead += f" Of the 5 nearest neighbours, {number(agreement, '%')} have the {share} of their clip."
+    parts = _map(sample, coordinates, taught=taught), _neighbours(sample, neighbours, views)
+    return section("embeddings", "Embeddings", lead, *parts)
 
 
-def _map(sample: Sample, coordinates: tuple[Tensor, str]) -> Html:
+def _map(sample: Sample, coordinates: tuple[Tensor, str], *, taught: bool) -> Html:
     counts = Counter(label for label in sample.labels if label)
     names = sorted(sorted(counts), key=lambda name: -counts[name])[:NUM_SYMBOLS]
     kinds = {name: kind for kind, name in enumerate(sorted(names))}
@@ -50,7 +53,7 @@ def _map(sample: Sample, coordinates: tuple[Tensor, str]) -> Html:
     ]
     method = coordinates[1]
     what = "coloured by label" if counts else "without labels"
-    plot = scatter(points, f"Map of {len(points)} clips by {method}, {what}")
+    plot = scatter(points, f"Map of {counted(len(points), 'clip')} by {method}, {what}")
     keys = [legend([*kinds.items(), *([("other", -1)] if len(kinds) < len(counts) else [])])] if counts else []
     reading = "A mark is a clip, at its first two principal components: the two directions in which clips differ most."
     if method == "t-SNE":
@@ -59,7 +62,13 @@ def _map(sample: Sample, coordinates: tuple[Tensor, str]) -> Html:
             "groups mean little."
         )
     if counts:
-        reading += " A mark's colour and shape are its label, which played no part in its place."
+        reading += f" A mark's colour and shape are {'the rarest of its labels' if sample.several else 'its label'}"
+        reading += "." if taught else ", which played no part in its place."
+    if taught:
+        reading += (
+            " The encoder was trained with labels, and training clips may be on the map: groups show what it was taught, not "
+            "what it found by itself."
+        )
     picture = element("div", *keys, element("div", plot, class_="map"))
     return element("div", figure(f"Map of the clips ({method})", picture, reading, wide=True), class_="figures")
 
@@ -70,6 +79,8 @@ def _neighbours(sample: Sample, neighbours: Sequence[Neighbours], views: ClipVie
     reading = "The clip on the left and those whose embeddings are most similar to its own, with their cosine similarity." + (
         " A solid blue line means the same label, a dashed orange one another label." if labelled else ""
     )
+    if labelled and sample.several:
+        reading += " Of several labels of a clip the rarest is shown and compared."
     return element("div", figure("Nearest neighbours", join(rows), reading, wide=True), class_="figures")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bridle.report.clips import ClipViews
 from bridle.report.codes import CodeExample
-from bridle.report.html import Html, Section, element, figure, section
+from bridle.report.html import Html, Section, counted, element, figure, section
 from bridle.report.scales import number
 
 
@@ -14,9 +14,10 @@ def meaning_section(examples: Sequence[CodeExample], views: ClipViews) -> Sectio
     """The nearest patches of each code; None without codes."""
     if not examples:
         return None
+    clips = counted(len(views.sample), views.model.config.medium.noun)
     lead = (
-        f"The {len(examples)} most used codes of level 0 on {len(views.sample):,} {views.model.config.medium.nouns}, and the "
-        "patches whose vectors lie nearest to each. Later levels describe what level 0 leaves over, so they mean little by "
+        f"The most used codes of level 0 ({len(examples)}) on {clips}, and the patches "
+        "whose vectors lie nearest to each. Later levels describe what level 0 leaves over, so they mean little by "
         "themselves."
     )
     reading = (
@@ -26,6 +27,7 @@ def meaning_section(examples: Sequence[CodeExample], views: ClipViews) -> Sectio
         reading += " Time runs to the right and pitch upwards; the player plays the moments of the patches in turn, all bands."
     if any(example.label for example in examples):
         reading += " The label is the one that stands out most."
+        reading += " Of several labels of a clip the rarest counts." if views.sample.several else ""
     cards = element("div", *(_card(example, views) for example in examples), class_="strips")
     shown = element("div", figure("Nearest patches", cards, reading, wide=True), class_="figures")
     return section("codes", "What a code means", lead, shown)

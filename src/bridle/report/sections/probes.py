@@ -9,33 +9,43 @@ from bridle.eval.evaluate import RUN, Evaluation
 from bridle.eval.gain import Gain
 from bridle.eval.protocol import ProbeResult
 from bridle.report.grids import matrix
-from bridle.report.html import Html, Section, element, figure, join, section, table
+from bridle.report.html import Html, Section, counted, element, figure, join, section, table
 from bridle.report.plots import Interval, interval_plot
 from bridle.report.scales import number
 
 SHOWN_PAIRS = 10
+TAUGHT_NOTE = (
+    "The encoder was trained with labels, so where test clips of these probes were among its training clips, the numbers say "
+    "how well it learnt them and not how good its features are for new ones."
+)
 _TITLES = {"knn": "kNN", "linear": "linear probe"}
 
 
-def probes_section(evaluation: Evaluation, labels: Sequence[str]) -> Section:
+def probes_section(evaluation: Evaluation, *, taught: bool) -> Section:
     """Everything that the probes say.
 
     Args:
         evaluation: of the run.
-        labels: of ``evaluation.clips``.
+        taught: the encoder was trained with labels.
     """
     names = list(evaluation.rows[0].probes)
     lead = (
-        f"{len(evaluation.clips):,} clips, {len(evaluation.classes)} classes of column '{evaluation.columns.label}', "
+        f"{counted(len(evaluation.clips), 'clip')}, {len(evaluation.classes)} classes of column '{evaluation.columns.label}', "
         f"{evaluation.splits}. Features are frozen; layer, pooling and the probes' parameters are chosen without looking at "
         "test clips."
     )
+    lead += f" {TAUGHT_NOTE}" if taught else ""
     chosen = names[-1]
     run = next(row for row in evaluation.rows if row.features == RUN)
-    counts = confusion(run.probes[chosen], labels, evaluation.classes)
+    counts = confusion(run.probes[chosen], evaluation.labels, evaluation.classes)
     parts = [
-        element("div", _accuracies(evaluation, names), _confusion(counts, evaluation.classes, chosen), class_="figures"),
-        *_mixed_up(counts, evaluation.classes),
+        element(
+            "div",
+            _accuracies(evaluation, names),
+            confusion_figure(counts, evaluation.classes, _TITLES.get(chosen, chosen)),
+            class_="figures",
+        ),
+        *mixed_up(counts, evaluation.classes),
         element(
             "details",
             element("summary", "Chosen layers and poolings, and every class"),
@@ -80,13 +90,14 @@ def _accuracies(evaluation: Evaluation, names: Sequence[str]) -> Html:
     return figure("Accuracy", picture, reading, numbers)
 
 
-def _confusion(counts: list[list[int]], classes: Sequence[str], probe: str) -> Html:
-    plot = matrix(counts, classes, f"Confusion matrix of the {_TITLES.get(probe, probe)}")
+def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], judge: str) -> Html:
+    """The confusion matrix (rows are the true classes) of what ``judge`` said."""
+    plot = matrix(counts, classes, f"Confusion matrix of the {judge}")
     reading = (
-        "A row is a class, its cells what the probe took its clips for: blue on the diagonal is right, orange is wrong, "
+        f"A row is a class, its cells what the {judge} took its clips for: blue on the diagonal is right, orange is wrong, "
         "stronger is a larger share of the row."
     )
-    return figure(f"Confusion matrix, {_TITLES.get(probe, probe)}", plot, reading)
+    return figure(f"Confusion matrix, {judge}", plot, reading)
 
 
 def _gains(gains: Sequence[Gain], names: Sequence[str]) -> Html:
@@ -98,7 +109,8 @@ def _gains(gains: Sequence[Gain], names: Sequence[str]) -> Html:
     return table(["gain of this run", *(_TITLES.get(name, name) for name in names)], rows, label="gains over the baselines")
 
 
-def _mixed_up(counts: list[list[int]], classes: Sequence[str]) -> list[Html]:
+def mixed_up(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[Html]:
+    """The pairs of classes that are mixed up most; nothing when none are."""
     pairs = Counter(
         {
             (truth, said): counts[i][j]

@@ -117,8 +117,12 @@ def _cost(cost: Cost, watts: float | None) -> list[tuple[str, str]]:
         energy = f"about {cost.kilowatt_hours:.3g} kWh at {watts:g} W"
     elif cost.seconds is not None:
         energy = f"{_NOT}; --watts gives an estimate from the time"
+    time = _NOT if cost.seconds is None else duration(cost.seconds)
+    if cost.seconds is not None and cost.at_least:
+        time = f"at least {time}: a call that was killed counts up to the last value it logged"
+        energy = energy.replace("about", "at least", 1)
     return [
-        ("time", _NOT if cost.seconds is None else duration(cost.seconds)),
+        ("time", time),
         ("computation", operations),
         ("energy", energy),
     ]

@@ -6,12 +6,19 @@ import math
 from collections.abc import Sequence
 
 from bridle.report.curves import Curves, Series, sampled
-from bridle.report.html import Html, Section, element, figure, section, table
+from bridle.report.html import Html, Section, counted, element, figure, section, table
 from bridle.report.plots import line_plot
 from bridle.report.scales import Unit, number
 
+_CLASSES = (("class", "training"), ("validation/loss", "validation"))
+_RIGHT = (("accuracy", "training"), ("validation/accuracy", "validation"))
+_PRECISION = (("validation/mean_average_precision", "validation"),)
+_PROBES = (("probe/knn", "kNN"), ("probe/linear", "linear probe"))
 _BY_LEVEL = ("code", "accuracy", "perplexity", "in_use", "residual", "revived")
-_SINGLE = ("feature", "commitment", "patch", "gradient_norm", "lr", "skipped")
+_SINGLE = (
+    *("feature", "commitment", "patch", "gradient_norm", "lr", "skipped"),
+    *(name for name, _ in (*_CLASSES, *_RIGHT, *_PRECISION, *_PROBES)),
+)
 """Metrics that have a figure of their own, here or among the codebooks."""
 _LOSSES = (("feature", "features"), ("commitment", "commitment"))
 
@@ -19,6 +26,7 @@ _LOSSES = (("feature", "features"), ("commitment", "commitment"))
 def training_section(curves: Curves, log_every_steps: int) -> Section:
     """What was logged while training."""
     figures = [
+        *_supervised(curves),
         curve_figure(
             "Loss of the codes",
             curves.levels("code"),
@@ -65,13 +73,22 @@ def training_section(curves: Curves, log_every_steps: int) -> Section:
             "Every phase warms up and then falls along a cosine; a curve that ends high was stopped before its phase was over.",
             from_zero=True,
         ),
+        curve_figure(
+            "Probes while training",
+            _present(curves, _PROBES),
+            curves,
+            "Accuracy of kNN and of a linear probe on the frozen features of labelled clips, measured now and then; the run "
+            "learnt nothing from these labels. It should rise, and may end below its peak.",
+            unit="%",
+        ),
     ]
     figures += [_other_figure(name, curves) for name in curves.values if not _is_drawn(name)]
     skipped = [step for step, value in curves.values.get("skipped", []) if value]
+    steps = counted(curves.last_step, "step")
+    often = "every step" if log_every_steps == 1 else f"every {log_every_steps} steps"
     lead = (
-        f"{len(curves.bands)} {'phase' if len(curves.bands) == 1 else 'phases'}, {curves.last_step:,} steps, a line logged "
-        f"every {log_every_steps} steps. Bands are phases, and a plot spans those in which its values were logged; rest the "
-        "pointer on it for values."
+        f"{counted(len(curves.bands), 'phase')}, {steps}, a line logged {often}. Bands are phases, and a plot spans those in "
+        "which its values were logged; rest the pointer on it for values."
     )
     if skipped:
         lead += f" Logged steps that were skipped because the gradient was not finite: {len(skipped)}, first {skipped[0]}."
@@ -92,6 +109,39 @@ def curve_figure(
         for step, values in sampled(series)
     ]
     return figure(title, plot, reading, table(["step", *(each.name for each in series)], rows, label=f"{title} by step"))
+
+
+def _supervised(curves: Curves) -> list[Html | None]:
+    """Of a fine-tuned run."""
+    return [
+        curve_figure(
+            "Loss of the classes",
+            _present(curves, _CLASSES),
+            curves,
+            "Cross-entropy of the classes, in nats: lower is better. Training clips are cropped and changed, and their targets "
+            "mixed or smoothed where the settings say so, which keeps their loss up; validation clips are whole and left as "
+            "they are. Validation that rises while training falls is overfitting.",
+            from_zero=True,
+        ),
+        curve_figure(
+            "Accuracy of the classes",
+            _present(curves, _RIGHT),
+            curves,
+            "Share of clips whose most probable class is theirs: higher is better. Training is measured on clips as they are "
+            "learnt from, changed and mixed; where there is validation, the weights of its highest point stand for the run.",
+            unit="%",
+            from_zero=True,
+        ),
+        curve_figure(
+            "Mean average precision",
+            _present(curves, _PRECISION),
+            curves,
+            "Mean over the labels of the average precision on validation clips: higher is better. The weights of its highest "
+            "point stand for the run.",
+            unit="%",
+            from_zero=True,
+        ),
+    ]
 
 
 def _is_drawn(name: str) -> bool:
