@@ -196,15 +196,15 @@ def test_commands_take_the_medium(kind: str, run: Path, folder: Path, tmp_path: 
     for command, column in (("embed", "embedding"), ("tokenize", "codes")):
         assert cli.main([command, str(run), str(folder), "--out", str(tmp_path / command), "--device", "cpu"]) == 0
         table = pq.read_table(tmp_path / command).to_pylist()
-        assert {row["path"] for row in table} == {entry.key for entry in read_manifest(folder, model.config.medium).entries}
+        assert {row["key"] for row in table} == {entry.key for entry in read_manifest(folder, model.config.medium).entries}
         assert all(row["fingerprint"] == model.fingerprint for row in table)
         first = table[0]
         if column == "embedding":
-            expected = model.embed(folder / first["path"])
+            expected = model.embed(folder / first["key"])
             torch.testing.assert_close(torch.tensor(first[column]), expected, atol=1e-5, rtol=1e-4)
         else:
-            assert first[column] == model.tokenize(folder / first["path"]).codes.tolist()
-        starts = [row["start_seconds"] for row in table if f"/{NUM_FILES - 1}." in row["path"]]
+            assert first[column] == model.tokenize(folder / first["key"]).codes.tolist()
+        starts = [row["start_seconds"] for row in table if f"/{NUM_FILES - 1}." in row["key"]]
         assert starts == {"audio": [0.0, 2.0, 4.0], "image": [0.0], "video": [0.0, 1.6, 3.2]}[kind]
     assert cli.main(["inspect", str(run)]) == 0
     assert cli.main(["doctor", str(folder), "--recipe", f"{kind}-debug"]) in (0, 1)

@@ -42,9 +42,9 @@ def test_codes_equal_those_of_the_model(model, manifest, tiny_folder, tmp_path):
     assert names(tmp_path / "out") == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert (written.num_rows, written.num_parts, written.num_kept_parts, written.bad) == (len(rows), 3, 0, ())
-    assert list(dict.fromkeys(row["path"] for row in rows)) == [entry.key for entry in manifest.entries]
+    assert list(dict.fromkeys(row["key"] for row in rows)) == [entry.key for entry in manifest.entries]
     for entry in manifest.entries:
-        own = [row for row in rows if row["path"] == entry.key]
+        own = [row for row in rows if row["key"] == entry.key]
         codes = model.tokenize(tiny_folder / entry.key)
         joined = torch.tensor([code for row in own for code in row["codes"]])
         assert torch.equal(joined, codes.codes)
@@ -53,7 +53,7 @@ def test_codes_equal_those_of_the_model(model, manifest, tiny_folder, tmp_path):
             assert row["grid"][1:] == [codes.grid.height, codes.grid.width]
             assert len(row["codes"]) == row["grid"][0] * codes.grid.height
             assert row["fingerprint"] == model.fingerprint
-    starts = [row["start_seconds"] for row in rows if row["path"] == "b/long.wav"]
+    starts = [row["start_seconds"] for row in rows if row["key"] == "b/long.wav"]
     assert starts == pytest.approx([0, 2, 4], abs=0.02)
 
 
@@ -61,10 +61,10 @@ def test_codes_equal_those_of_the_model(model, manifest, tiny_folder, tmp_path):
 def test_embedding_of_a_short_file_is_that_of_the_model(model, manifest, tiny_folder, tmp_path, pooling, layer):
     write_embeddings(model, manifest, tmp_path, pooling=pooling, layer=layer)
     rows = pq.read_table(tmp_path).to_pylist()
-    assert [row["path"] for row in rows if row["start_seconds"] == 0] == [entry.key for entry in manifest.entries]
+    assert [row["key"] for row in rows if row["start_seconds"] == 0] == [entry.key for entry in manifest.entries]
     for row in rows:
-        if row["path"] != "b/long.wav":
-            expected = model.embed(tiny_folder / row["path"], pooling, layer)
+        if row["key"] != "b/long.wav":
+            expected = model.embed(tiny_folder / row["key"], pooling, layer)
             torch.testing.assert_close(torch.tensor(row["embedding"]), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -82,6 +82,7 @@ def test_schema_says_what_the_columns_mean(model, manifest, tmp_path):
     schema = pq.read_schema(tmp_path / "part-00000.parquet")
     types = {field.name: str(field.type).replace("element", "item") for field in schema}
     assert types == {
+        "key": "string",
         "path": "string",
         "start_seconds": "double",
         "grid": "fixed_size_list<item: int32>[3]",
@@ -159,7 +160,7 @@ def test_unreadable_files_are_set_aside(model, tiny_folder, tmp_path):
     out = tmp_path / "out"
     written = write_codes(model, manifest, out, files_per_part=4)
     assert {(file.key, file.reason) for file in written.bad} == {("a/sound-0.wav", "missing"), ("b/sound-1.wav", "not audio")}
-    assert {row["path"] for row in pq.read_table(out).to_pylist()} == {
+    assert {row["key"] for row in pq.read_table(out).to_pylist()} == {
         entry.key for entry in manifest.entries if entry.key not in ("a/sound-0.wav", "b/sound-1.wav")
     }
     lines = (out / "_quarantine.jsonl").read_text().splitlines()

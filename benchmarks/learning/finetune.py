@@ -1,9 +1,9 @@
 """What is pretraining worth when labels are few? Fine-tuning from a pretrained encoder and from a new one, equal steps.
 
 Sounds: esc10, official 5 folds. Pictures: fashion_mnist, 1 % of the training labels, official test. The encoder was pretrained
-without labels by ``audio-demo`` on the sound of esc10, by ``image-small`` on the training pictures, with the seed of the
-fine-tuning. From scratch there is no layer-wise lr decay, which is for layers that know something already; all else is equal.
-Runs go on where they were.
+without labels by ``audio-small`` on the sound of esc10, fsdd and grid_s1, so it has heard the test clips, but not their
+classes; or by ``image-small`` on the training pictures; with the seed of the fine-tuning. The recipe is ``small`` for both
+methods, and nothing but the first weights differs. Runs go on where they were.
 Command: ``python benchmarks/learning/finetune.py --medium audio --data DATA --out RUNS``. The last line is one JSON document.
 """
 
@@ -43,7 +43,14 @@ class Task:
 
 
 TASKS = {
-    "audio": Task("audio-demo", ("esc10/audio",), ("esc10/meta.csv",), Columns("class", fold="fold"), 0, "supervised:300steps"),
+    "audio": Task(
+        "audio-small",
+        ("esc10/audio", "fsdd/audio", "grid_s1/audio"),
+        ("esc10/meta.csv",),
+        Columns("class", fold="fold"),
+        0,
+        "supervised:300steps",
+    ),
     "image": Task(
         "image-small",
         tuple(f"fashion_mnist/train-{number:02d}.tar" for number in range(6)),
@@ -62,21 +69,20 @@ class Lines(Silent):
         print(text, flush=True)
 
 
-def settings_of(source: RunConfig, task: Task, method: str, seed: int) -> RunConfig:
+def settings_of(source: RunConfig, task: Task, seed: int) -> RunConfig:
     """The recipe ``small`` on the encoder of ``source``."""
     config = dataclasses.replace(finetuning("small", source), phases=task.phases, seed=seed)
     assert config.finetune is not None
-    changed = {"layer_decay": 1.0} if method == SCRATCH else {}
-    return dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, label=task.columns.label, **changed))
+    return dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, label=task.columns.label))
 
 
 def score(task: Task, data: Path, out: Path, run: Path, method: str, seed: int) -> float:
     """Test accuracy in per cent, the mean of the folds."""
     source = RunFolder(run).read_config()
-    config = settings_of(source, task, method, seed)
+    config = settings_of(source, task, seed)
     manifest = read_manifest([data / name for name in task.labelled], MEDIA[source.medium.name])
     manifest, parts = part_clips(manifest, PartConfig(task.columns, clips_per_class=task.clips_per_class, seed=seed))
-    folder = out / f"{run.name}-{method.replace(' ', '-')}"
+    folder = out / f"{run.name}-{method.replace(' ', '-')}-{task.phases.removeprefix('supervised:')}"
     done = finetune_folds(config, run if method == PRETRAINED else None, manifest, parts, folder, resume=True, reporter=Lines())
     tests = [each.test for each in done if each.test is not None]
     if len(tests) < len(parts):
@@ -90,8 +96,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="of the fine-tuning, instead of the task's")
     arguments = parser.parse_args()
     task = TASKS[arguments.medium]
+    if arguments.steps is not None:
+        task = dataclasses.replace(task, phases=f"supervised:{arguments.steps}steps")
     results: dict[str, list[float]] = {PRETRAINED: [], SCRATCH: []}
     for seed in arguments.seeds:
         run = arguments.out / f"{task.recipe}-seed{seed}"

@@ -128,7 +128,9 @@ class Model:
         return pooled if pooling == "mean" else pooled.reshape(num_cells(grid), -1)
 
     def embed(self, item: Item, pooling: Pooling = "mean", layer: int | None = None) -> Tensor:
-        """One vector for the whole item: its pooled features.
+        """One vector for the whole item: its pooled features, by default the mean over the patches of all its windows.
+
+        That is not the summary of an encoder with a class token, the ``pooler_output`` of an export (docs/export.md).
 
         Args:
             item: as for :meth:`features`.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from bridle.config import to_dict
 from bridle.errors import RunError
@@ -123,6 +126,26 @@ def summarise(run: Path) -> RunSummary:
     )
 
 
+def unfinished(run: Path, config: RunConfig) -> str | None:
+    """One line that says how far training came and which weights stand for the run; None when it came to its end.
+
+    Also None when it never began, as with weights that were imported.
+
+    Raises:
+        RunError: the newest checkpoint does not say where it stands.
+    """
+    position = _position(run)
+    if not position.step or all(phase.steps_done == phase.steps_total for phase in _phases(config.plan, [], position)):
+        return None
+    total = sum(position.phase_steps)
+    path = RunFolder(run).best_weights
+    with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+        step = (file.metadata() or {}).get("step", position.step)
+        chosen = ", which validation chose so far" if path == RunFolder(run).chosen else ""
+        return f"training is not finished ({position.step:,} of {total:,} steps): these are the weights of step {step}{chosen}"
+    return None  # no weights are left, which is an error of its own
+
+
 def resume_command(config: RunConfig, run: str) -> str:
     """The command that continues a run, with every setting that differs from its recipe; DATA stands for the recordings.
 
@@ -180,7 +203,8 @@ def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _P
         line = dict(last.get(name, {}))
         logged = int(line.pop("step", 0)) - sum(position.phase_steps[:index]) if line else 0
         line.pop("phase", None)
-        length = f"{phase.length:g} {phase.unit}" + ("" if phase.lr is None else f", lr {phase.lr:g}")
+        unit = phase.unit.removesuffix("s") if phase.length == 1 else phase.unit
+        length = f"{phase.length:g} {unit}" + ("" if phase.lr is None else f", lr {phase.lr:g}")
         summaries.append(PhaseSummary(name, length, done, total, logged, line))
     return tuple(summaries)
 

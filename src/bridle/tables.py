@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from bridle.data.columns import count
 from bridle.data.loaders import content_settings
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
@@ -39,8 +40,8 @@ _MAX_CODEBOOK_SIZE = 1 << 16  # codes are stored as uint16
 Progress = Callable[[int], None]
 """Called now and then with the number of files that are done."""
 
-Convert = Callable[[list[str], list[Window]], Any]
-"""(file of every window, windows) -> pyarrow.RecordBatch of a row each."""
+Convert = Callable[[list[Entry], list[Window]], Any]
+"""(entry of every window, windows) -> pyarrow.RecordBatch of a row each."""
 
 T = TypeVar("T")
 
@@ -67,8 +68,8 @@ def write_codes(
 ) -> Written:
     """Write the codes of every file.
 
-    Columns: ``path`` (the manifest's key), ``start_seconds`` of the window, ``grid`` (time, height, width) of its N patches,
-    ``codes`` (N lists of R uint16, in the order of the grid), ``fingerprint`` of the model.
+    Columns: ``key`` and ``path`` of the manifest's entry, ``start_seconds`` of the window, ``grid`` (time, height, width) of
+    its N patches, ``codes`` (N lists of R uint16, in the order of the grid), ``fingerprint`` of the model.
 
     Args:
         model: with a tokenizer.
@@ -90,13 +91,13 @@ def write_codes(
     settings = {"kind": "codes", "num_codebooks": levels, "codebook_size": size}
     schema = _schema(model, settings, [("grid", grid), ("codes", pa.list_(code))])
 
-    def convert(names: list[str], windows: list[Window]) -> Any:
+    def convert(entries: list[Entry], windows: list[Window]) -> Any:
         found = _encode_by_length(windows, lambda group: (codes for _, codes in model.encode_codes(group)))
         flat = pa.array(torch.cat([codes.codes for codes in found]).flatten().numpy().astype("uint16"))
         ends = torch.tensor([0, *(len(codes.codes) for codes in found)]).cumsum(0).to(torch.int32)
         rows = pa.ListArray.from_arrays(pa.array(ends.numpy()), pa.FixedSizeListArray.from_arrays(flat, levels))
         grids = pa.array([codes.grid.shape for codes in found], grid)
-        return _record_batch(schema, model, names, windows, [grids, rows])
+        return _record_batch(schema, model, entries, windows, [grids, rows])
 
     return _write(model, manifest, out, schema, convert, files_per_part, progress)
 
@@ -113,8 +114,8 @@ def write_embeddings(
 ) -> Written:
     """Write an embedding of every window of every file; a file of at most ``crop_seconds`` has one, that of ``model.embed``.
 
-    Columns: ``path`` (the manifest's key), ``start_seconds`` of the window, ``embedding`` (float32, as long as that of
-    ``model.embed``), ``fingerprint`` of the model.
+    Columns: ``key`` and ``path`` of the manifest's entry, ``start_seconds`` of the window, ``embedding`` (float32, as long as
+    that of ``model.embed``), ``fingerprint`` of the model.
 
     Args:
         model: any.
@@ -141,18 +142,21 @@ def write_embeddings(
         for encoded in model.encode(windows, layers=(chosen,)):
             yield from pool(encoded.layers[0], encoded.grid, encoded.steps, pooling).cpu()
 
-    def convert(names: list[str], windows: list[Window]) -> Any:
+    def convert(entries: list[Entry], windows: list[Window]) -> Any:
         flat = torch.cat(_encode_by_length(windows, vectors)).numpy()
         rows = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
-        return _record_batch(schema, model, names, windows, [rows])
+        return _record_batch(schema, model, entries, windows, [rows])
 
     return _write(model, manifest, out, schema, convert, files_per_part, progress)
 
 
 def _schema(model: Model, settings: dict[str, Any], columns: list[tuple[str, Any]]) -> Any:
     config = model.config
+    first = [("key", pa.string()), ("path", pa.string()), ("start_seconds", pa.float64())]
+    fields = [*first, *columns, ("fingerprint", pa.string())]
     described = {
         **settings,
+        "columns": [name for name, _ in fields],
         "fingerprint": model.fingerprint,
         "bridle_version": _version(),
         "medium": config.medium.name,
@@ -160,8 +164,7 @@ def _schema(model: Model, settings: dict[str, Any], columns: list[tuple[str, Any
         "patch": list(config.encoder.patch),
         "grid": list(clip_grid(config).shape),
     }
-    first, last = [("path", pa.string()), ("start_seconds", pa.float64())], [("fingerprint", pa.string())]
-    return pa.schema([*first, *columns, *last], metadata={"bridle": json.dumps(described)})
+    return pa.schema(fields, metadata={"bridle": json.dumps(described)})
 
 
 def _version() -> str:
@@ -171,12 +174,16 @@ def _version() -> str:
         return "0+unknown"
 
 
-def _record_batch(schema: Any, model: Model, names: list[str], windows: list[Window], columns: list[Any]) -> Any:
+def _record_batch(schema: Any, model: Model, entries: list[Entry], windows: list[Window], columns: list[Any]) -> Any:
     starts = pa.array([window.start_seconds for window in windows], pa.float64())
     fingerprints = pa.array([model.fingerprint] * len(windows), pa.string())
-    # A name that is not UTF-8 gets replacement characters: text columns hold nothing else.
-    paths = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
-    return pa.record_batch([pa.array(paths, pa.string()), starts, *columns, fingerprints], schema=schema)
+    keys, paths = (_texts(names) for names in zip(*((entry.key, entry.path) for entry in entries), strict=True))
+    return pa.record_batch([keys, paths, starts, *columns, fingerprints], schema=schema)
+
+
+def _texts(names: Sequence[str]) -> Any:
+    """A column; a name that is not UTF-8 gets replacement characters, for text columns hold nothing else."""
+    return pa.array([name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names], pa.string())
 
 
 def _encode_by_length(windows: list[Window], encode: Callable[[list[Window]], Iterable[T]]) -> list[T]:
@@ -226,7 +233,9 @@ def _write(
     if num_rows == 0:
         for number in range(len(parts)):
             _part_path(out, number).unlink()  # so that a call after the repair starts anew
-        raise DataError(f"none of {len(manifest)} files can be read; first: {bad[0].key} ({bad[0].reason}); check the files")
+        raise DataError(
+            f"none of {count(len(manifest), 'file')} can be read; first: {bad[0].key} ({bad[0].reason}); check the files"
+        )
     return Written(num_rows, len(parts), len(kept), bad)
 
 
@@ -239,7 +248,7 @@ def _write_part(path: Path, model: Model, entries: Sequence[Entry], schema: Any,
         windows = model.windows(entries, bad)
         with pq.ParquetWriter(target, schema, compression="zstd") as writer:
             while slab := list(islice(windows, _SLAB_WINDOWS)):
-                writer.write_batch(convert([entries[window.index].key for window in slab], slab))
+                writer.write_batch(convert([entries[window.index] for window in slab], slab))
                 num_rows += len(slab)
                 tell(slab[-1].index)
             # With the rows in one file, so that they cannot disagree.

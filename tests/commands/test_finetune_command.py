@@ -84,6 +84,8 @@ def test_folds_have_a_table_of_their_own(
         (["--label", "class", "--out", "x", "--only-fold", "1"], "add --fold COLUMN"),
         (["--label", "class", "--out", "x", "--cutmix", "1.0"], "is for pixels"),
         (["--label", "class", "--out", "x", "--test-ratio", "0.9"], "between 0 and 0.5"),
+        (["--label", "class", "--out", "x", "--epochs", "0"], "--epochs 0 must be more than 0; to measure frozen features"),
+        (["--label", "class", "--out", "x", "--untagged", "negative"], "add --multi-label"),
     ],
 )
 def test_what_a_user_gets_wrong_is_told_in_one_line(
@@ -112,6 +114,37 @@ def test_a_published_set_says_labels_and_splits_itself(
     assert finetune is not None and finetune.multi_label == (write == "audioset")
     assert main(["finetune", str(source), str(folder), "--protocol", protocol, "--label", "x", "--out", "y"]) == 1
     assert "give the set's folder alone" in capsys.readouterr().err
+
+
+def test_the_run_comes_before_the_settings(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", "--label", "class", str(source)]) == 1
+    assert "the run comes first, and --label was found" in capsys.readouterr().err
+
+
+def test_from_scratch_has_no_layer_wise_decay_unless_it_is_asked_for(source: Path, sounds: Path, tmp_path: Path) -> None:
+    start = ["finetune", str(source), str(sounds), "--label", "class", *QUICK]
+    for name, more, decay in (("new", [], 1.0), ("asked", ["--layer-decay", "0.5"], 0.5)):
+        assert main([*start, "--from-scratch", *more, "--out", str(tmp_path / name)]) == 0
+        config = bridle.load(tmp_path / name, "cpu").config
+        assert config.finetune is not None and config.finetune.layer_decay == decay
+
+
+def test_what_could_not_be_read_is_told_with_the_score(
+    source: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "meta.csv"
+    rows = [
+        (path, path.parent.name, "test" if number % 2 else "train") for number, path in enumerate(sorted(sounds.rglob("*.wav")))
+    ]
+    torn = tmp_path / "torn.wav"
+    torn.write_bytes(b"no sound at all")
+    rows.append((torn, "a", "test"))
+    table.write_text("path,word,part,duration_seconds\n" + "".join(f"{path},{word},{part},1.0\n" for path, word, part in rows))
+    start = ["finetune", str(source), str(table), "--label", "word", "--split", "part", *QUICK]
+    assert main([*start, "--out", str(tmp_path / "run")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    tested = sum(part == "test" for _, _, part in rows)
+    assert f"not tested: 1 of {tested} clips cannot be read, first {torn}" in shown
 
 
 def test_help_names_the_recipes_and_every_setting(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,10 +177,10 @@ def test_predict_writes_a_row_for_each_file_that_can_be_read(
             rows = list(csv.DictReader(file))
     else:
         rows = pq.read_table(out).to_pylist()
-    assert [row["path"] for row in rows] == sorted(path.name for path in data.iterdir() if path.name != "broken.wav")
+    assert [row["key"] for row in rows] == sorted(path.name for path in data.iterdir() if path.name != "broken.wav")
     model = bridle.load(classes, "cpu")
     for row in rows:
-        found = model.predict(data / row["path"])
+        found = model.predict(row["path"])
         assert row["prediction"] == found.label
         assert float(row["probability"]) == pytest.approx(float(found.probabilities.max()), abs=1e-4)
         chances = torch.tensor([float(row[f"p_{name}"]) for name in found.classes])
@@ -189,6 +222,8 @@ def test_probes_while_pretraining_are_logged_and_change_no_weight(
     assert "probe kNN" in capsys.readouterr().out
     assert main([*start, "--out", str(tmp_path / "third"), "--probe", str(sounds)]) == 1
     assert "needs the column with the class: --probe-label COLUMN" in capsys.readouterr().err
+    assert main([*start, "--out", str(tmp_path / "fourth"), "--probe-label", "class"]) == 1
+    assert "--probe-label is given, and no --probe MANIFEST" in capsys.readouterr().err
 
 
 def test_inspect_shows_what_a_fine_tuned_run_is_and_how_it_goes_on(

@@ -1,13 +1,20 @@
 """``bridle tokenize`` and ``bridle embed``: the same numbers as the Python API, and what is said."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from reference.untrained_runs import small_config, write_run
 
+from bridle import tables
 from bridle.cli import main
+from bridle.commands import writing
 from bridle.inference import load
+from bridle.objectives.supervised import FinetuneConfig
+from bridle.train.weights import write_weights
 
 
 def test_tokenize_and_embed_give_the_numbers_of_the_model(tiny_run, tiny_folder, tmp_path, capsys):
@@ -18,8 +25,8 @@ def test_tokenize_and_embed_give_the_numbers_of_the_model(tiny_run, tiny_folder,
         main(["embed", str(tiny_run), str(tiny_folder), "--out", str(vectors), "--pooling", "statistics", "--layer", "1"]) == 0
     )
     model = load(tiny_run)
-    rows = {row["path"]: row for row in pq.read_table(codes).to_pylist()}
-    embeddings = {row["path"]: row for row in pq.read_table(vectors).to_pylist()}
+    rows = {row["key"]: row for row in pq.read_table(codes).to_pylist()}
+    embeddings = {row["key"]: row for row in pq.read_table(vectors).to_pylist()}
     assert len(rows) == len(embeddings) == 10
     for name in sorted(rows.keys() - {"b/long.wav"}):
         tokenized = model.tokenize(tiny_folder / name)
@@ -84,3 +91,98 @@ def test_unknown_setting_names_the_nearest(tiny_run, tiny_folder, capsys):
         main(["embed", str(tiny_run), str(tiny_folder), "--out", "x", "--poling", "time"])
     assert stop.value.code == 2
     assert "--pooling" in capsys.readouterr().err
+
+
+def call(command, run, *data, out, **flags):
+    """``bridle embed``, ``tokenize`` or ``predict``; the rows that were written."""
+    settings = [text for name, value in flags.items() for text in (f"--{name}", value)]
+    assert main([command, str(run), *map(str, data), "--out", str(out), "--device", "cpu", *settings]) == 0
+    return pq.read_table(out).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    finetune = FinetuneConfig(label="kind", classes=("a", "b"))
+    config = replace(small_config("audio"), phases="supervised:3steps", finetune=finetune)
+    return write_run(tmp_path_factory.mktemp("tuned") / "run", config, steps=(3, 3))
+
+
+@pytest.mark.parametrize("command", ["tokenize", "embed", "predict"])
+def test_rows_say_which_file_they_are_of(command, tiny_run, tuned, tiny_folder, tmp_path):
+    run, out = (tuned, tmp_path / "rows.parquet") if command == "predict" else (tiny_run, tmp_path / "rows")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(tiny_folder / "a" / "sound-0.wav", tmp_path / folder / "1.wav")
+    files = [tmp_path / folder / "1.wav" for folder in ("one", "two")]
+    (row,) = call(command, run, tmp_path / "two", out=out)
+    assert (row["key"], row["path"]) == ("1.wav", str(files[1]))
+    (tmp_path / "meta.csv").write_text("where,kind\none/1.wav,a\ntwo/1.wav,b\n")
+    shutil.rmtree(out) if out.is_dir() else out.unlink()
+    rows = call(command, run, tmp_path / "meta.csv", out=out, path="where")
+    assert [(row["key"], row["path"]) for row in rows] == [("one/1.wav", str(files[0])), ("two/1.wav", str(files[1]))]
+    assert main([command, str(run), str(tmp_path / "meta.csv"), "--out", str(tmp_path / "no.csv"), "--path", "wher"]) == 1
+
+
+def test_the_size_of_parts_is_that_of_the_library():
+    assert writing.FILES_PER_PART == tables.FILES_PER_PART  # named twice, for the commands do not import torch to say it
+
+
+def test_parts_without_keys_are_not_mixed_with_others(tiny_run, tiny_folder, tmp_path, capsys):
+    call("embed", tiny_run, tiny_folder, out=tmp_path / "out")
+    part = tmp_path / "out" / "part-00000.parquet"
+    table = pq.read_table(part)
+    described = json.loads(table.schema.metadata[b"bridle"])
+    assert described.pop("columns") == table.schema.names
+    metadata = {b"bridle": json.dumps(described), b"bridle.bad": b"[]"}
+    pq.write_table(table.drop_columns(["key"]).replace_schema_metadata(metadata), part)
+    assert main(["embed", str(tiny_run), str(tiny_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
+    assert "was written with columns=None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["tokenize", "embed", "predict"])
+def test_an_unfinished_run_says_whose_weights_are_used(command, tuned, tiny_folder, tmp_path, capsys):
+    if command == "predict":
+        run = write_run(tmp_path / "run", load(tuned, "cpu").config, steps=(1, 3))
+    else:
+        run = write_run(tmp_path / "run", small_config("audio", "cold:3steps"), steps=(1, 3))
+    out = tmp_path / ("rows.parquet" if command == "predict" else "rows")
+    call(command, run, tiny_folder / "a", out=out)
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == "training is not finished (1 of 3 steps): these are the weights of step 1"
+    if command == "predict":
+        networks = load(run, "cpu").networks
+        write_weights(run / "chosen.safetensors", networks.state_dict(), 1)
+        call(command, run, tiny_folder / "a", out=out)
+        assert "these are the weights of step 1, which validation chose so far" in capsys.readouterr().out
+        call(command, tuned, tiny_folder / "a", out=out)
+        assert "not finished" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["tokenize", "embed", "predict"])
+def test_a_place_that_cannot_be_written_is_told_before_the_model_is_read(command, tmp_path, tiny_folder, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("not read")
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "rows.csv"
+    assert main([command, str(run), str(tiny_folder), "--out", str(out)]) == 1
+    assert f"{tmp_path / 'file'}" in capsys.readouterr().err
+    assert main([command, str(run), str(tmp_path / "gone"), "--out", str(tmp_path / "rows.csv")]) == 1
+    assert "gone does not exist" in capsys.readouterr().err
+
+
+def test_brackets_and_single_rows_are_shown_as_they_are(tiny_run, tiny_folder, tmp_path, capsys):
+    data, out = tmp_path / "[red]data", tmp_path / "out [1]"
+    data.mkdir()
+    shutil.copy(tiny_folder / "a" / "sound-0.wav", data)
+    (data / "[b]bad.wav").write_text("no sound")
+    call("embed", tiny_run, data, out=out)
+    shown = capsys.readouterr().out
+    assert f"done 1 row in 1 part: {out}\n" in shown
+    assert f"unreadable files: 1, listed in {out / '_quarantine.jsonl'}\n  [b]bad.wav: not audio" in shown
+
+
+def test_a_run_without_tokenizer_is_told_before_anything_is_drawn(tuned, tiny_folder, tmp_path, capsys):
+    assert main(["tokenize", str(tuned), str(tiny_folder), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "this run has no fitted tokenizer" in said.err and said.out == ""

@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from reference.media_folders import write_folder
 from reference.untrained_runs import small_config, write_run
 
 import bridle
 from bridle.cli import main
-from bridle.errors import ConfigError, RunError
+from bridle.data.columns import Columns, subset, with_cells
+from bridle.data.labels import read_labels
+from bridle.data.manifest import read_manifest
+from bridle.errors import ConfigError, DataError, RunError
 from bridle.export import export_run, exporting
+from bridle.finetuning.score import measure
+from bridle.finetuning.tested import RunTest, write_evaluation
 from bridle.objectives.supervised import FinetuneConfig
 
 
@@ -80,7 +86,7 @@ def test_wrong_calls_are_one_line(picture_run: Path, tiny_run: Path, tiny_folder
     (tiny_folder.parent / "other").mkdir(exist_ok=True)
     shutil.copy(tiny_folder / "a" / "sound-0.wav", tiny_folder.parent / "other")
     error = fails(tiny_run, "--to", "onnx", "--trained-on", tiny_folder.parent / "other")
-    assert "the 1 files of --trained-on are not those of the run" in error
+    assert "--trained-on names other files than those of the run: 1 file of digest" in error
 
 
 def test_an_empty_folder_is_taken_and_a_file_is_not(picture_run: Path, tmp_path: Path) -> None:
@@ -182,3 +188,92 @@ def test_a_missing_library_names_the_extra(
     with pytest.raises(ConfigError, match=rf"--to {to} needs .*: pip install 'bridle\[{extra}\]'"):
         export_run(picture_run, tmp_path / "out", to=to, licence="mit")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_folds_is_named(picture_run: Path, tmp_path: Path) -> None:
+    for fold in ("1", "2"):
+        shutil.copytree(picture_run, tmp_path / f"fold-{fold}")
+    with pytest.raises(RunError, match=r"is a folder of 2 folds \(fold-1, fold-2\); give one of them"):
+        export_run(tmp_path, tmp_path / "out", to="timm")
+
+
+def test_brackets_in_a_path_are_shown(picture_run: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "a [bold] name"
+    assert main(["export", str(picture_run), "--to", "timm", "--out", str(out)]) == 0
+    assert f"done for timm, in {out}: README.md, config.json" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    config = small_config("image", "patches:3steps")
+    line = "training is not finished (1 of 3 steps): these are the weights of step 1"
+    made = export_run(write_run(tmp_path / "run", config, steps=(1, 3)), tmp_path / "out", to="timm")
+    assert made.notes[0] == line
+    text = front_matter(tmp_path / "out")[1]
+    assert f"* {line}" in text and f"\n\nT{line[1:]}." in text
+    assert "Training took 1 step of" in text
+    made = export_run(write_run(tmp_path / "done", config, steps=(3, 3)), tmp_path / "all", to="timm")
+    assert not any("not finished" in note for note in made.notes)
+    assert "not finished" not in front_matter(tmp_path / "all")[1]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A fine-tuned run with what its test clips say, and the table of all its clips; a class has a bar in its name."""
+    folder = tmp_path_factory.mktemp("tuned")
+    sounds = write_folder("audio", folder / "sounds")
+    rows = [(path, "a|b" if path.parent.name == "a" else "c") for path in sorted(sounds.rglob("*.wav"))]
+    (folder / "meta.csv").write_text("path,kind\n" + "".join(f"{path},{name}\n" for path, name in rows) + f"{rows[0][0]},\n")
+    finetune = FinetuneConfig(label="kind", classes=("a|b", "c"))
+    config = dataclasses.replace(small_config("audio"), phases="supervised:1", finetune=finetune)
+    run = write_run(folder / "run", config)
+    manifest, _ = with_cells(read_manifest(folder / "meta.csv"), Columns("kind"))
+    tested = subset(manifest, range(0, 10, 3))
+    measured = measure(bridle.load(run, "cpu"), tested, read_labels(tested.columns["kind"], multi_label=False))
+    write_evaluation(run, RunTest(measured, step=0, fold="5", num_train=6, num_validation=0, notes=()))
+    return run, folder / "meta.csv"
+
+
+def test_the_card_of_a_fine_tuned_run_says_how_good_it_is(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    run, table = tuned
+    export_run(run, tmp_path / "out", to="hf", licence="mit", trained_on=[table])
+    head, text = front_matter(tmp_path / "out")
+    assert head["pipeline_tag"] == "audio-classification"
+    assert {"bridle", "audio", "fine-tuned"} <= set(head["tags"])
+    assert not {"self-supervised", "tokenizer"} & set(head["tags"])
+    assert head["metrics"] == ["accuracy", "f1"]
+    content = json.loads((run / "evaluation.json").read_text())
+    metrics = content["metrics"]
+    for part in (
+        "Its classifier knows 2 classes, of which a clip has one.",
+        r"2, of the column `kind`: a\|b, c.",
+        "4 test clips of fold 5, which neither trained nor chose anything.",
+        f"| accuracy | {100 * metrics['accuracy']:.1f} |",
+        f"| macro F1 | {100 * metrics['macro_f1']:.1f} |",
+        rf"| a\|b | {metrics['classes'][0]['support']} | ",
+        "10 labelled sounds, ",
+        "Of them 4 tested the run and did not train it.",
+    ):
+        assert part in text, part
+    (run.parent / "stale").mkdir()
+    stale = shutil.copytree(run, run.parent / "stale" / "run")
+    (stale / "evaluation.json").write_text(json.dumps(content | {"fingerprint": "another"}))
+    export_run(stale, tmp_path / "stale", to="hf", licence="mit")
+    head, text = front_matter(tmp_path / "stale")
+    assert "metrics" not in head and "No test clips were measured." in text and "accuracy |" not in text
+
+
+def test_what_a_fine_tuned_run_was_not_trained_on(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    run, table = tuned
+    lines = table.read_text().splitlines()
+    for content, message in (
+        ([line.replace("kind", "word") for line in lines], "has no column 'kind', by which this run was fine-tuned"),
+        (
+            [*lines, f"{lines[1].split(',')[0]},d"],
+            "has other classes than this run: 'd' is only in --trained-on; give the MANIFEST",
+        ),
+        ([line.replace(",c", ",e") for line in lines], "'c' is only in the run"),
+        ([lines[0], *lines[2:]], "lacks '.*', which was tested"),
+    ):
+        (tmp_path / "other.csv").write_text("\n".join(content) + "\n")
+        with pytest.raises(DataError, match=message):
+            export_run(run, tmp_path / "out", to="onnx", trained_on=[tmp_path / "other.csv"])

@@ -95,7 +95,7 @@ def test_a_code_may_differ_where_rounding_decides_and_nowhere_else(run: tuple[Ex
     assert check_codes("it", wanted, wanted.codes, quantizer) == "equal"
     tie = wanted.codes.clone()
     tie[0, 0] = torch.tensor([1, 0])
-    assert check_codes("it", wanted, tie, quantizer) == "equal but for 1 ties in 2 patches"
+    assert check_codes("it", wanted, tie, quantizer) == "equal but for 1 tie in 2 patches"
     wrong = wanted.codes.clone()
     wrong[0, 1, 0] = 1
     with pytest.raises(RunError, match="1 of 2 patches have other codes in the it; nothing was exported"):

@@ -18,6 +18,7 @@ from reference.untrained_runs import small_config, write_run
 import bridle
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.export import export_run, hf
+from bridle.objectives.supervised import FinetuneConfig
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install 'bridle[transformers]')")
 
@@ -98,7 +99,7 @@ def test_saving_and_loading_changes_no_bit(places: Path, medium: str, tmp_path: 
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     assert config.run_config == bridle.load(places / f"{medium}-run", "cpu").config
     assert config.model_type == "bridle"
-    assert type(transformers.AutoProcessor.from_pretrained(tmp_path)) is type(extractor)
+    assert isinstance(transformers.AutoProcessor.from_pretrained(tmp_path), type(extractor))
 
 
 def test_what_a_picture_may_be(places: Path) -> None:
@@ -258,3 +259,104 @@ def test_a_model_from_a_configuration_alone_is_a_new_one(places: Path) -> None:
     default = type(config)()
     assert default.run_config.audio is not None
     assert dataclasses.asdict(default.run_config)["encoder"]["width"] == default.hidden_size
+
+
+def test_integers_and_several_channels_are_refused(places: Path) -> None:
+    _, extractor = loaded(places / "audio")
+    sound = (0.1 * np.random.default_rng(0).standard_normal((8000, 2))).astype(np.float32)
+    whole = (32768 * sound[:, 0]).astype(np.int16)
+    for rate in (16000, 44100):  # before anything is resampled
+        for item in (whole, torch.from_numpy(whole), whole.tolist(), [whole]):
+            message = r"the waveform is int(16|64); give floats in \[-1, 1\]: divide samples of 16 bits by 32768$"
+            with pytest.raises(DataError, match=message):
+                extractor(item, sampling_rate=rate)
+        for item, shape in ((sound, r"\(8000, 2\)"), ([sound.T], r"\(2, 8000\)"), (torch.from_numpy(sound), r"\(8000, 2\)")):
+            with pytest.raises(DataError, match=rf"the waveform is {shape}; give \(S,\) of one channel, such as the mean"):
+                extractor(item, sampling_rate=rate)
+    right = extractor(whole.astype(np.float32) / 32768, sampling_rate=16000)["input_values"]
+    torch.testing.assert_close(right, extractor(sound[:, 0], sampling_rate=16000)["input_values"], atol=0.1, rtol=0)
+    assert extractor(sound.T, sampling_rate=16000)["input_values"].shape[0] == 2, "a batch of two"
+
+
+def test_the_names_and_settings_that_users_of_transformers_give(places: Path) -> None:
+    _, extractor = loaded(places / "audio")
+    sound = (0.1 * np.random.default_rng(0).standard_normal(8000)).astype(np.float32)
+    wanted = extractor(sound, sampling_rate=16000)["input_values"]
+    for given in ({"raw_speech": sound}, {"audio": sound}, {"raw_speech": [sound], "padding": True, "return_tensors": "pt"}):
+        assert torch.equal(extractor(**given, sampling_rate=16000)["input_values"], wanted)
+    _, pictures = loaded(places / "image")
+    picture = Image.open(some_files(places, "image")[0])
+    assert torch.equal(pictures(images=picture, padding="longest")["pixel_values"], pictures(picture)["pixel_values"])
+    for wrong, message in (
+        ({"padding": "max_length"}, "padding is 'max_length'; a batch is padded to its longest item"),
+        ({"max_length": 100}, "this extractor of audio has no max_length; give the items first, or as raw_speech"),
+        ({"images": sound}, "this extractor of audio has no images"),
+        ({"audio": sound}, "the items are given 2 times; give them once"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            extractor(sound, sampling_rate=16000, **wrong)
+    with pytest.raises(ConfigError, match="the items are given 0 times"):
+        extractor(sampling_rate=16000)
+
+
+def classifying(medium: str, folder: Path) -> Path:
+    """A fine-tuned run, exported."""
+    finetune = FinetuneConfig(label="class", classes=("a", "b", "c"))
+    config = dataclasses.replace(small_config(medium), phases="supervised:1", finetune=finetune)
+    export_run(write_run(folder / f"{medium}-tuned", config), folder / f"{medium}-classes", to="hf", licence="mit")
+    return folder / f"{medium}-classes"
+
+
+def test_tuples_layers_and_attentions(places: Path, tmp_path: Path) -> None:
+    model, extractor = loaded(places / "image")
+    inputs = extractor(some_files(places, "image"))
+    output = model(**inputs, output_hidden_states=True)
+    pair = model(**inputs, return_dict=False)
+    assert isinstance(pair, tuple) and torch.equal(pair[0], output.last_hidden_state)
+    classifier = transformers.AutoModelForImageClassification.from_pretrained(classifying("image", tmp_path))
+    found = classifier(**inputs, output_hidden_states=True, labels=torch.tensor([0, 1, 2]))
+    assert len(found.hidden_states) == 2 and found.hidden_states[0].shape == output.hidden_states[0].shape
+    assert classifier(**inputs).hidden_states is None
+    loss, logits = classifier(**inputs, labels=torch.tensor([0, 1, 2]), return_dict=False)
+    assert torch.equal(loss, found.loss) and torch.equal(logits, found.logits)
+    for each in (model, classifier):
+        with pytest.raises(ConfigError, match="the encoder does not give its attentions; leave output_attentions out"):
+            each(**inputs, output_attentions=True)
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_the_vector_of_embed_is_the_mean_of_the_patches(class_token: bool, places: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", small_config("audio", class_token=class_token))
+    export_run(run, tmp_path / "out", to="hf", licence="mit")
+    model, extractor = loaded(tmp_path / "out")
+    files = some_files(places, "audio")
+    with torch.no_grad():
+        output = model(**extractor(files))
+    means = output.last_hidden_state.sum(1) / output.patch_mask.sum(1)[:, None]
+    own = bridle.load(run, "cpu")
+    torch.testing.assert_close(means, torch.stack([own.embed(path) for path in files]), atol=1e-5, rtol=1e-5)
+    assert torch.allclose(output.pooler_output, means, atol=1e-4) != class_token
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "output.last_hidden_state.sum(1) / output.patch_mask.sum(1)[:, None]" in card
+    assert ("features of the class token" in card) == class_token
+
+
+def test_pipelines_of_sounds_and_pictures(places: Path, tmp_path: Path) -> None:
+    hf.register()
+    sound = (0.1 * np.random.default_rng(0).standard_normal(20000)).astype(np.float32)
+    pipe = transformers.pipeline("audio-classification", model=str(classifying("audio", tmp_path)))
+    run = bridle.load(tmp_path / "audio-tuned", "cpu")
+    for found, item in zip(pipe([sound, sound[:9000]], batch_size=2), (sound, sound[:9000]), strict=True):
+        wanted = run.predict(torch.from_numpy(item))
+        assert [row["label"] for row in found] == [name for name, _ in wanted.top(3)]
+        assert [row["score"] for row in found] == pytest.approx([chance for _, chance in wanted.top(3)], abs=1e-5)
+    picture = Image.open(some_files(places, "image")[0]).convert("RGB")
+    pipe = transformers.pipeline("image-classification", model=str(classifying("image", tmp_path)))
+    wanted = bridle.load(tmp_path / "image-tuned", "cpu").predict(picture)
+    assert [row["score"] for row in pipe(picture)] == pytest.approx([chance for _, chance in wanted.top(3)], abs=1e-5)
+    pipe.save_pretrained(tmp_path / "again")
+    assert transformers.pipeline("image-classification", model=str(tmp_path / "again"))(picture) == pipe(picture)
+    assert type(transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "again")) is type(loaded(places / "image")[1])
+    vectors = transformers.pipeline("image-feature-extraction", model=str(places / "image"), pool=True)(picture)
+    model, extractor = loaded(places / "image")
+    torch.testing.assert_close(torch.tensor(vectors), model(**extractor(picture)).pooler_output.detach(), atol=1e-5, rtol=0)

@@ -131,3 +131,22 @@ def test_python_that_cannot_do_it_safely_is_told(tmp_path, monkeypatch):
     monkeypatch.delattr(archives.tarfile, "data_filter")
     with pytest.raises(ConfigError, match=r"update to 3.11.4 or newer"):
         extract_tar(tar(tmp_path / "a.tar", [("a", b"x")], "w"), tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", [".", "", "./."])
+def test_a_file_without_a_name_is_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("good", b"x")
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(DataError, match=r"a.zip holds a file without a name, '.*'; nothing is extracted"):
+        unpack(tmp_path / "a.zip", tmp_path / "set", 1000)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_the_folder_itself_may_be_a_member(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("./"), b"")
+        archive.writestr("./good", b"x")
+        archive.writestr("other", b"y")
+    unpack(tmp_path / "a.zip", tmp_path / "set", 1000)
+    assert tree(tmp_path / "set") == {"good": b"x", "other": b"y"}

@@ -9,14 +9,14 @@ from typing import Annotated
 import tyro
 
 from bridle.commands.arguments import Data, Run, parse
-from bridle.commands.writing import Device, FilesPerPart, Out, write_tables
+from bridle.commands.writing import FILES_PER_PART, Device, FilesPerPart, Out, PathColumn, write_tables
 from bridle.nn.pooling import Pooling
-from bridle.tables import FILES_PER_PART, write_embeddings
+from bridle.tables import write_embeddings
 
 _DESCRIPTION = """Write an embedding of every recording, picture or film as parquet.
   Each row is a window of a file; one longer than the clips of the run has several. Columns:
-  path, start_seconds, embedding (float32) and fingerprint of the model. Unreadable files are listed and
-  passed over. The same call again continues one that was cut short.
+  key (its name in DATA), path (the file), start_seconds, embedding (float32) and fingerprint of the model.
+  Unreadable files are listed and passed over. The same call again continues one that was cut short.
 
 examples:
   bridle embed runs/first recordings/ --out vectors/
@@ -32,6 +32,7 @@ class Arguments:
     run: Run
     data: Data
     out: Out
+    path: PathColumn = None
     pooling: Annotated[
         Pooling,
         tyro.conf.arg(
@@ -51,10 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle embed", _DESCRIPTION)
     return write_tables(
-        parsed.run,
-        parsed.data,
-        parsed.out,
-        parsed.device,
+        parsed,
         lambda model, manifest, out, progress: write_embeddings(
             model,
             manifest,

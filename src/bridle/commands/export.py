@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import tyro
 from rich.table import Table
@@ -13,11 +13,15 @@ from rich.text import Text
 
 from bridle.commands.arguments import Run, parse
 from bridle.commands.display import console, table
-from bridle.export import TARGETS, Check, Target, export_run
+from bridle.paths import check_folder, check_run, check_sources
+
+if TYPE_CHECKING:
+    from bridle.export import Check, Target
 
 _DESCRIPTION = """Write the encoder of a run, and its tokenizer, for another tool.
   hf: transformers, by AutoModel and AutoFeatureExtractor, with codes. onnx: ONNX runtimes, with codes. timm: an
-  image encoder as a VisionTransformer. Every number is compared with the run before the folder is in place.
+  image encoder as a VisionTransformer. The classifier of a fine-tuned run goes along, but for timm. Every
+  number is compared with the run before the folder is in place.
 
 examples:
   bridle export runs/first --to hf --out exported/ --licence apache-2.0
@@ -40,13 +44,20 @@ class Arguments:
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME", help="Title of the model card; the run's if not given.")] = None
     trained_on: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="DATA", help="What the run was trained on, as given to pretrain, to be counted in the card."),
+        tyro.conf.arg(
+            metavar="DATA", help="What the run was trained on, as given to pretrain or finetune, to be counted in the card."
+        ),
     ] = ()
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle export", _DESCRIPTION)
+    check_run(parsed.run)
+    check_sources(parsed.trained_on)
+    check_folder(parsed.out)
+    from bridle.export import TARGETS, export_run
+
     made = export_run(
         parsed.run,
         parsed.out,
@@ -63,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         for note in made.notes:
             grid.add_row(Text("-", style="yellow"), Text(note))
         console().print(grid)
-    console().print(f"[bold green]done[/] for {TARGETS[made.target]}, in {made.path}: {', '.join(made.files)}", soft_wrap=True)
+    files = f" for {TARGETS[made.target]}, in {made.path}: {', '.join(made.files)}"
+    console().print(Text.assemble(("done", "bold green"), files), soft_wrap=True)
     return 0
 
 

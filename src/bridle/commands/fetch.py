@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from bridle.commands.arguments import parse
 from bridle.commands.display import console, table
 from bridle.fetch import SOURCES, Source, fetch, find_source
 from bridle.fetch.fetching import OnProgress
+from bridle.paths import check_folder
 
 _DESCRIPTION = """Download a published set, or say how to get it.
   Without NAME: which sets there are. Downloads go on where they broke off, in this call or the next, are
@@ -60,15 +60,16 @@ def main(arguments: Sequence[str]) -> int:
     for part in introduction(source):
         console().print(part, soft_wrap=True)
     if source.remotes:
+        check_folder(folder)
         with _bars() as on_progress:
             done = fetch(
                 source, folder, mirror=parsed.mirror or "", keep_archives=parsed.keep_archives, on_progress=on_progress
             )
         for name in done.kept:
-            console().print(f"is there already: {escape(str(folder / name))}", soft_wrap=True)
+            console().print(Text(f"is there already: {folder / name}"), soft_wrap=True)
         for note in done.notes:
-            console().print(note, markup=False, soft_wrap=True)
-        console().print(f"[bold green]done[/] {source.name}: {escape(str(folder))}", soft_wrap=True)
+            console().print(Text(note), soft_wrap=True)
+        console().print(Text.assemble(("done", "bold green"), f" {source.name}: {folder}"), soft_wrap=True)
     for line in source.remaining:
         console().print(line, markup=False, soft_wrap=True)
     console().print(f"read by: {', '.join(source.protocols)}", soft_wrap=True)

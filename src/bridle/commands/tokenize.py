@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridle.commands.arguments import Data, Run, parse
-from bridle.commands.writing import Device, FilesPerPart, Out, write_tables
-from bridle.tables import FILES_PER_PART, write_codes
+from bridle.commands.writing import FILES_PER_PART, Device, FilesPerPart, Out, PathColumn, write_tables
+
+if TYPE_CHECKING:
+    from bridle.data.manifest import Manifest
+    from bridle.inference import Model
+    from bridle.tables import Progress, Written
 
 _DESCRIPTION = """Write the discrete codes of every recording, picture or film as parquet.
-  Each row is a window of a file; one longer than the clips of the run has several. Columns: path,
-  start_seconds, grid (patches along time, height or frequency, width), codes (R numbers for each patch,
-  time first) and fingerprint of the model. Unreadable files are listed and passed over. The same call again
-  continues one that was cut short.
+  Each row is a window of a file; one longer than the clips of the run has several. Columns: key (its
+  name in DATA), path (the file), start_seconds, grid (patches along time, height or frequency, width), codes
+  (R numbers for each patch, time first) and fingerprint of the model. Unreadable files are listed and passed
+  over. The same call again continues one that was cut short.
 
 examples:
   bridle tokenize runs/first recordings/ --out codes/
@@ -28,6 +35,7 @@ class Arguments:
     run: Run
     data: Data
     out: Out
+    path: PathColumn = None
     files_per_part: FilesPerPart = FILES_PER_PART
     device: Device = "auto"
 
@@ -35,12 +43,10 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle tokenize", _DESCRIPTION)
-    return write_tables(
-        parsed.run,
-        parsed.data,
-        parsed.out,
-        parsed.device,
-        lambda model, manifest, out, progress: write_codes(
-            model, manifest, out, files_per_part=parsed.files_per_part, progress=progress
-        ),
-    )
+    return write_tables(parsed, partial(_write, parsed.files_per_part), needs="tokenizer")
+
+
+def _write(files_per_part: int, model: Model, manifest: Manifest, out: Path, progress: Progress) -> Written:
+    from bridle.tables import write_codes
+
+    return write_codes(model, manifest, out, files_per_part=files_per_part, progress=progress)

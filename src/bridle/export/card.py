@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bridle.data.columns import count
 from bridle.data.manifest import Manifest
+from bridle.export.results import cell, markdown_table, metric_names, write_results
+from bridle.finetuning.tested import RunTest
 from bridle.run import RunConfig, clip_grid
-from bridle.summary import PhaseSummary, RunSummary
+from bridle.summary import PhaseSummary, RunSummary, unfinished
 
 _PIPELINES = {"audio": "feature-extraction", "image": "image-feature-extraction", "video": "feature-extraction"}
+_CLASSIFIES = {"audio": "audio-classification", "image": "image-classification", "video": "video-classification"}
 _CLIPS = {"audio": "sounds", "image": "pictures", "video": "films"}
 
 
@@ -28,7 +32,8 @@ class Card:
         usage: how to load it, Markdown.
         notes: what a user must know.
         summary: of the run.
-        manifest: the files it was trained on; None where they were not named.
+        manifest: the files it was trained on, or its labelled ones, tested ones too; None where they were not named.
+        tested: the test clips of a fine-tuned run; None where there are none.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Card:
     notes: tuple[str, ...]
     summary: RunSummary
     manifest: Manifest | None
+    tested: RunTest | None = None
 
 
 def bridle_version() -> str:
@@ -50,7 +56,6 @@ def bridle_version() -> str:
 
 def write_card(card: Card) -> str:
     """The text of ``README.md``."""
-    config = card.summary.config
     parts = [
         _front_matter(card),
         f"# {card.name}",
@@ -59,11 +64,12 @@ def write_card(card: Card) -> str:
         card.usage.strip(),
         *(["## To know", "\n".join(f"* {note}" for note in card.notes)] if card.notes else []),
         "## Model",
-        _table(("", ""), _model_rows(card)),
+        markdown_table(("", ""), _model_rows(card)),
+        *_classes(card),
         "## Training data",
-        _data(config, card.manifest, card.summary),
+        _data(card),
         "## Training",
-        _training(card.summary),
+        _training(card.summary, card.tested),
     ]
     if _has_codes(card):
         parts += ["## Codebooks", _codebooks(card.summary)]
@@ -75,22 +81,34 @@ def _has_codes(card: Card) -> bool:
     return bool(card.summary.tokenizer) and card.library != "timm"
 
 
+def _has_classifier(card: Card) -> bool:
+    """Nor has it one for a classifier."""
+    return card.summary.config.finetune is not None and card.library != "timm"
+
+
 def _front_matter(card: Card) -> str:
     medium = card.summary.config.medium.name
-    tags = ["bridle", medium, "self-supervised", "embeddings"]
+    tuned = card.summary.config.finetune is not None
+    task = _CLASSIFIES[medium] if _has_classifier(card) else _PIPELINES[medium]
+    tags = ["bridle", medium, "fine-tuned" if tuned else "self-supervised", "embeddings"]
     tags += ["residual-quantization", "tokenizer"] if _has_codes(card) else []
     data: dict[str, Any] = {} if card.licence is None else {"license": card.licence}
-    data |= {"library_name": card.library, "pipeline_tag": _PIPELINES[medium], "tags": tags}
+    data |= {"library_name": card.library, "pipeline_tag": task, "tags": tags}
+    if card.tested is not None and _has_classifier(card):
+        data["metrics"] = metric_names(card.tested)
     return f"---\n{yaml.safe_dump(data, sort_keys=False).strip()}\n---"
 
 
 def _introduction(card: Card) -> str:
     codes = " It also turns a clip into discrete codes, a few for each patch." if _has_codes(card) else ""
     config = card.summary.config
+    origin = "pretrained without labels by masked prediction" if card.summary.step else "trained elsewhere and read"
     if config.finetune is not None:
         origin = "fine-tuned with labels"
-    else:
-        origin = "pretrained without labels by masked prediction" if card.summary.step else "trained elsewhere and read"
+        each = "a clip may have several" if config.finetune.multi_label else "a clip has one"
+        codes = " Its classifier is not part of this export."
+        if _has_classifier(card):
+            codes = f" Its classifier knows {len(config.finetune.classes)} classes, of which {each}."
     return f"An encoder of {_CLIPS[config.medium.name]}, {origin} with bridle {bridle_version()}.{codes}"
 
 
@@ -119,34 +137,57 @@ def _clip(config: RunConfig) -> str:
         fbank = config.audio.fbank
         return f"{config.audio.crop_seconds:g} s of sound at {fbank.sample_rate} Hz, {fbank.num_mels} mel bands"
     if config.image is not None:
-        return f"{config.image.size} x {config.image.size} pixels, {config.image.channels} channels"
+        return f"{config.image.size} x {config.image.size} pixels, {count(config.image.channels, 'channel')}"
     assert config.video is not None
     film = config.video
-    return f"{film.num_frames} frames of {film.size} x {film.size} pixels, every {film.stride}. frame, {film.channels} channels"
+    size, channels = f"{film.size} x {film.size} pixels", count(film.channels, "channel")
+    return f"{film.num_frames} frames of {size}, every {film.stride}. frame, {channels}"
 
 
-def _data(config: RunConfig, manifest: Manifest | None, summary: RunSummary) -> str:
+def _classes(card: Card) -> list[str]:
+    """Names of a fine-tuned run's classes, and what the test clips say."""
+    finetune = card.summary.config.finetune
+    if finetune is None:
+        return []
+    names = ", ".join(cell(name) for name in finetune.classes)
+    parts = ["## Classes", f"{len(finetune.classes)}, of the column `{cell(finetune.label)}`: {names}."]
+    if card.tested is None:
+        return [*parts, "## Test", "No test clips were measured."]
+    alone = [] if _has_classifier(card) else ["Measured with the classifier, which is not part of this export."]
+    return [*parts, "## Test", *alone, write_results(card.tested)]
+
+
+def _data(card: Card) -> str:
+    summary, config, manifest = card.summary, card.summary.config, card.manifest
     lines = []
     if manifest is not None:
         seconds = sum(entry.duration_seconds for entry in manifest.entries)
         time = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
         of_time = f", {time}" if config.image is None else ""
-        lines.append(f"{len(manifest):,} {_CLIPS[config.medium.name]}{of_time}.")
-    steps = f"Training took {summary.step:,} steps of {config.train.batch_size} full clips each."
+        labelled = "labelled " if config.finetune is not None else ""
+        noun = _CLIPS[config.medium.name]
+        lines.append(f"{len(manifest):,} {labelled}{noun if len(manifest) != 1 else noun[:-1]}{of_time}.")
+        if card.tested is not None:
+            lines.append(f"Of them {len(card.tested.measured.clips):,} tested the run and did not train it.")
+    steps = "1 step" if summary.step == 1 else f"{summary.step:,} steps"
+    steps = f"Training took {steps} of {config.train.batch_size} full clips each."
     lines.append(steps if summary.step else "No step was trained here: the weights were imported.")
     if summary.num_quarantined:
-        lines.append(f"{summary.num_quarantined} files could not be read and were left out.")
+        lines.append(f"{count(summary.num_quarantined, 'unreadable file')} could not be used.")
     return " ".join(lines)
 
 
-def _training(summary: RunSummary) -> str:
+def _training(summary: RunSummary, tested: RunTest | None) -> str:
     rows = [(phase.name, phase.length, f"{phase.steps_done:,}", _last(phase)) for phase in summary.phases]
-    state = "" if summary.finished else "\n\nThe run is not finished: the weights are those of its newest checkpoint."
-    return _table(("phase", "length", "steps done", "last logged values"), rows) + state
+    line = unfinished(Path(summary.path), summary.config)
+    if line is None and tested is not None and tested.step != summary.step:
+        line = f"the weights are those of step {tested.step:,}, which the validation clips chose"
+    state = "" if line is None else f"\n\n{line[0].upper()}{line[1:]}."
+    return markdown_table(("phase", "length", "steps done", "last logged values"), rows) + state
 
 
 def _last(phase: PhaseSummary) -> str:
-    kept = ("code/", "accuracy/", "patch", "feature", "commitment")
+    kept = ("code/", "accuracy", "class", "validation/", "patch", "feature", "commitment")
     return ", ".join(f"{name} {value:.4g}" for name, value in phase.values.items() if name.startswith(kept))
 
 
@@ -154,9 +195,4 @@ def _codebooks(summary: RunSummary) -> str:
     rows = [
         (str(number), f"{100 * level.in_use:.0f} %", f"{level.perplexity:.3f}") for number, level in enumerate(summary.levels)
     ]
-    return _table(("level", "codes in use", "perplexity / K"), rows)
-
-
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(("level", "codes in use", "perplexity / K"), rows)

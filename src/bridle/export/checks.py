@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bridle.data.batch import Batch
+from bridle.data.columns import count
 from bridle.errors import RunError
 from bridle.inference import Model, Window
 from bridle.objectives.view import WholeView, whole_view
@@ -174,7 +175,7 @@ def check_codes(what: str, run: Expected, codes: Tensor, quantizer: ResidualQuan
         return "equal"
     if not bool(_is_tie(run.vectors[run.valid][rows], found[rows], wanted[rows], quantizer).all()):
         raise RunError(f"{int(rows.sum())} of {len(rows)} patches have other codes in the {what}; nothing was exported")
-    return f"equal but for {int(rows.sum())} ties in {len(rows)} patches"
+    return f"equal but for {count(int(rows.sum()), 'tie')} in {len(rows)} patches"
 
 
 def _is_tie(vectors: Tensor, found: Tensor, wanted: Tensor, quantizer: ResidualQuantizer) -> Tensor:

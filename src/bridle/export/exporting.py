@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 
+from bridle.data.columns import Columns, count, with_cells
+from bridle.data.labels import read_labels
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.export import usage
@@ -24,8 +26,11 @@ from bridle.export.hf_files import check_hf, write_hf
 from bridle.export.onnx_files import check_onnx, write_onnx
 from bridle.export.timm_files import check_timm, norm_note, write_timm
 from bridle.files import explain_write_error, fsync, write_atomically
+from bridle.finetuning.tested import read_tested
 from bridle.inference import Model, load
-from bridle.summary import summarise
+from bridle.objectives.supervised import FinetuneConfig
+from bridle.paths import check_folder, check_run, check_sources
+from bridle.summary import summarise, unfinished
 from bridle.train.checkpoint import latest_checkpoint, read_state
 
 Target = Literal["hf", "onnx", "timm"]
@@ -76,24 +81,31 @@ def export_run(
         to: the tool.
         licence: of the weights, for the model card, such as ``apache-2.0``; ``hf`` needs one.
         name: of the model, for its card; None for the name of the run's folder.
-        trained_on: the run's own files, as given to ``pretrain``, to be counted in the card.
+        trained_on: the run's own files, as given to ``pretrain`` or ``finetune``, to be counted in the card.
 
     Returns:
         What was written and checked.
 
     Raises:
         ConfigError: an unknown target, a library or the licence is missing, or the target cannot hold the encoder.
-        RunError: there is no run or no weights, ``out`` holds something or cannot be written, or numbers differ.
+        RunError: there is no run (or only those of folds), or no weights, ``out`` holds something or cannot be written, or
+            numbers differ.
         DataError: ``trained_on`` cannot be read, or is not what the run was trained on.
     """
     source, folder = Path(run), Path(out)
+    check_run(source)
     _check_call(folder, to, licence)
+    check_sources(trained_on)
+    check_folder(folder)
     model = load(source, "cpu")
     manifest = _training_data(source, model, trained_on) if trained_on else None
     with _moved_into(folder) as temporary:
         try:
             _write(model, temporary, to, licence)
             checks, notes = _check(model, temporary, to)
+            line = unfinished(source, model.config)
+            notes = (*([line] if line is not None else []), *notes)
+            tested = read_tested(source) if model.config.finetune is not None else None
             card = Card(
                 name=name or source.resolve().name,
                 licence=licence,
@@ -102,6 +114,7 @@ def export_run(
                 notes=notes,
                 summary=summarise(source),
                 manifest=manifest,
+                tested=tested if tested is not None and tested.measured.fingerprint == model.fingerprint else None,
             )
             write_atomically(temporary / "README.md", write_card(card))
         except (OSError, SafetensorError) as error:
@@ -126,15 +139,36 @@ def _check_call(folder: Path, to: str, licence: str | None) -> None:
 
 
 def _training_data(run: Path, model: Model, data: Sequence[str | Path]) -> Manifest:
-    """The manifest of the run's own files."""
+    """The manifest of the run's own files; of a fine-tuned run those with a label, tested ones too."""
     manifest = read_manifest(list(data), model.config.medium)
+    if model.config.finetune is not None:
+        return _labelled(run, model.config.finetune, manifest)
     checkpoint = latest_checkpoint(run)
     known = "" if checkpoint is None else read_state(checkpoint)["data"]
     if manifest.fingerprint != known:
         raise DataError(
-            f"the {len(manifest)} files of --trained-on are not those of the run (digest {manifest.fingerprint}, not "
-            f"{known or 'none'}); name the same folders in the same order as 'pretrain --data', or leave it out"
+            f"--trained-on names other files than those of the run: {count(len(manifest), 'file')} of digest "
+            f"{manifest.fingerprint}, not {known or 'none'}; name the same folders in the same order as 'pretrain --data', "
+            "or leave it out"
         )
+    return manifest
+
+
+def _labelled(run: Path, finetune: FinetuneConfig, manifest: Manifest) -> Manifest:
+    """The labelled files; a run keeps a digest of those that trained alone, so classes and tested files are compared."""
+    remedy = "give the MANIFEST of 'bridle finetune', or leave it out"
+    if finetune.label not in manifest.columns:
+        raise DataError(f"--trained-on has no column '{finetune.label}', by which this run was fine-tuned; {remedy}")
+    manifest, _ = with_cells(manifest, Columns(finetune.label))
+    classes = read_labels(manifest.columns[finetune.label], finetune.multi_label, finetune.separator).classes
+    if other := sorted(set(classes) ^ set(finetune.classes)):
+        where = "only in --trained-on" if other[0] in classes else "only in the run"
+        raise DataError(f"--trained-on has other classes than this run: '{other[0]}' is {where}; {remedy}")
+    tested = read_tested(run)
+    keys = {entry.key for entry in manifest.entries}
+    for clip in () if tested is None else tested.measured.clips:
+        if clip.key not in keys:
+            raise DataError(f"--trained-on lacks '{clip.key}', which was tested; {remedy}")
     return manifest
 
 

@@ -116,7 +116,7 @@ def _check_classifier(model: Model, folder: Path, run: Expected, given: dict[str
     if tuple(made.config.id2label.values()) != model.config.finetune.classes:
         raise RunError("config.json does not give back the classes of the run; nothing was exported")
     found = logits.sigmoid() if model.config.finetune.multi_label else logits.softmax(-1)
-    what = f"probabilities, {name}"
+    what = "probabilities, classifier"
     return Check(what, check_close(what, found, run.probabilities), *run.name)
 
 

@@ -18,13 +18,13 @@ model = AutoModel.from_pretrained("FOLDER")
 inputs = {call}
 output = model(**inputs)
 output.last_hidden_state  # (B, N, {width}) features of the patches
-output.pooler_output  # (B, {width}) one vector for each clip
+output.pooler_output  # (B, {width}) {summary}
 output.patch_mask  # (B, N) False for padding
+output.last_hidden_state.sum(1) / output.patch_mask.sum(1)[:, None]  # (B, {width}) {mean}
 {codes}```
 
 `FOLDER` is this folder, or the name of its repository on the Hub."""
 _HF_CLASSES = """
-
 
 The classes:
 
@@ -49,7 +49,8 @@ patches, summary = encoder.run(["patches", "summary"], {{"inputs": inputs, "leng
 `inputs` are finished clips (B, {channels}, T, {height}, {width}) float32: decoded, normalised and padded with {padding}
 to a multiple of {units} along T. `lengths` (B,) int64 are their valid frames. `preprocessing.json` holds every setting that
 makes them from a file.
-Features of padding are 0{padded_codes}."""
+Features of padding are 0{padded_codes}. `summary` is the {summary};
+`patches.sum(1) / patches.any(-1).sum(1)[:, None]` is what `bridle embed` gives."""
 
 _TIMM = """\
 ```python
@@ -68,6 +69,8 @@ _TIMM_WHY = "\n\n`norm_layer` is needed: `config.json` has no place for the `eps
 def of(target: str, model: Model) -> str:
     """Markdown that says how to load an export of ``model`` for ``target``."""
     config, encoder = model.config, model.config.encoder
+    summary = "features of the class token" if encoder.class_token else "mean over the patches that are no padding"
+    mean = "what `bridle embed` gives" + ("" if encoder.class_token else ": the same")
     has_codes = model.networks.best_tokenizer is not None
     if target == "hf":
         call = {
@@ -76,7 +79,7 @@ def of(target: str, model: Model) -> str:
             "video": "extractor(film)",
         }[config.medium.name]
         codes = "model.tokenize(**inputs).codes  # (B, N, R), -1 for padding\n" if has_codes else ""
-        text = _HF.format(call=call, width=encoder.width, codes=codes)
+        text = _HF.format(call=call, width=encoder.width, codes=codes, summary=summary, mean=mean)
         if config.finetune is None:
             return text
         auto = f"AutoModelFor{config.medium.name.capitalize()}Classification"
@@ -97,6 +100,7 @@ def of(target: str, model: Model) -> str:
             height=height,
             width=width,
             units=encoder.patch[0],
+            summary=summary,
             padding="0" if config.audio is not None else "the last frame",
             padded_codes=", its codes -1" if has_codes else "",
         )

@@ -23,13 +23,18 @@ def extract(archive: Path, folder: Path, wanted: Callable[[str], bool], max_byte
         max_bytes: limit on the unpacked size.
 
     Raises:
-        DataError: not a whole zip, a path that leads out of the folder, a link, or more than ``max_bytes``.
+        DataError: not a whole zip, a path that leads out of the folder, a link, a file without a name, or more than
+            ``max_bytes``.
     """
     try:
         with zipfile.ZipFile(archive) as members:
             for member in members.infolist():
                 path = PurePosixPath(member.filename.replace("\\", "/"))
                 is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
+                if not path.parts:
+                    if member.filename.endswith("/"):
+                        continue  # the folder itself
+                    raise DataError(f"{archive.name} holds a file without a name, '{member.filename}'; nothing is extracted")
                 if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or is_link:
                     raise DataError(f"{_leads_out(archive, member.filename)}; nothing is extracted")
             chosen = [member for member in members.infolist() if not member.is_dir() and wanted(member.filename)]

@@ -20,8 +20,8 @@ from bridle.errors import ConfigError
 def register() -> None:
     """Make the Auto classes know runs that were exported; again is no error.
 
-    They are ``AutoConfig``, ``AutoModel`` and ``AutoFeatureExtractor``, and for fine-tuned runs
-    ``AutoModelForAudioClassification`` and its likes for images and video.
+    They are ``AutoConfig``, ``AutoModel`` and ``AutoFeatureExtractor``, for images also ``AutoImageProcessor``, and for
+    fine-tuned runs ``AutoModelForAudioClassification`` and its likes for images and video.
 
     Raises:
         ConfigError: transformers is not installed.
@@ -30,6 +30,7 @@ def register() -> None:
         from transformers import (
             AutoConfig,
             AutoFeatureExtractor,
+            AutoImageProcessor,
             AutoModel,
             AutoModelForAudioClassification,
             AutoModelForImageClassification,
@@ -38,7 +39,7 @@ def register() -> None:
     except ImportError as error:
         raise ConfigError(f"--to hf needs {error.name}: pip install 'bridle[transformers]'") from error
     from bridle.export.hf.configuration import BridleConfig
-    from bridle.export.hf.extractor import BridleFeatureExtractor
+    from bridle.export.hf.extractor import BridleFeatureExtractor, BridleImageProcessor
     from bridle.export.hf.model import BridleForClassification, BridleModel
 
     AutoConfig.register(BridleConfig.model_type, BridleConfig, exist_ok=True)
@@ -46,3 +47,5 @@ def register() -> None:
     for auto in (AutoModelForAudioClassification, AutoModelForImageClassification, AutoModelForVideoClassification):
         auto.register(BridleConfig, BridleForClassification, exist_ok=True)
     AutoFeatureExtractor.register(BridleConfig, BridleFeatureExtractor, exist_ok=True)  # type: ignore[no-untyped-call, unused-ignore]
+    processors: dict[str, type] = {"pil": BridleImageProcessor, "torchvision": BridleImageProcessor}
+    AutoImageProcessor.register(BridleConfig, image_processor_classes=processors, exist_ok=True)  # type: ignore[no-untyped-call, unused-ignore]

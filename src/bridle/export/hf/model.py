@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.utils.generic import ModelOutput
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from bridle.data.batch import Batch
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.export.hf.configuration import INPUT_NAMES, BridleConfig
 from bridle.grid import PatchGrid
 from bridle.models.classifier import Classifier
-from bridle.models.encoder import Encoder
+from bridle.models.encoder import Encoder, Features
 from bridle.models.tokenizer import RandomTokenizer, Tokenizer
 from bridle.nn.block import init_weights
 from bridle.objectives.view import WholeView, whole_view
@@ -29,7 +29,8 @@ class BridleOutput(BaseModelOutputWithPooling):
 
     Attributes:
         last_hidden_state: (B, N, D) features of the patches after the last layer, 0 for padding; time first, width fastest.
-        pooler_output: (B, D) the summary: the class token's features, or the mean of the patches.
+        pooler_output: (B, D) the summary: the class token's features where the encoder has one, else the mean of the patches
+            that are no padding. ``Model.embed`` is always that mean: ``last_hidden_state.sum(1) / patch_mask.sum(1)[:, None]``.
         hidden_states: where asked for, (B, N, D) of every layer; the last has passed the final norm.
         patch_mask: (B, N) bool, False for padding.
     """
@@ -105,6 +106,18 @@ class _BridlePreTrained(PreTrainedModel):  # type: ignore[no-untyped-call, unuse
         shape = {"audio": "(B, T, F)", "image": "(B, {}, H, W)", "video": "(B, T, {}, H, W)"}[self.medium]
         raise DataError(f"{self.main_input_name} are {tuple(given.shape)}, not {shape.format(self.channels)}")
 
+    def _layers(
+        self, view: WholeView, hidden: bool | None, attentions: bool | None
+    ) -> tuple[Features, tuple[Tensor, ...] | None]:
+        """Features of the last layer, and the patches (B, N, D) of every layer, 0 for padding, where they are asked for."""
+        if self.config.output_attentions if attentions is None else attentions:
+            raise ConfigError("the encoder does not give its attentions; leave output_attentions out")
+        every = self.config.output_hidden_states if hidden is None else hidden
+        depth = self.config.num_hidden_layers
+        layers = list(self.encoder.at_layers(view.patches, view.every, tuple(range(1, depth + 1)) if every else (depth,)))
+        mask = _mask(view)[..., None]
+        return layers[-1], tuple(layer.patches * mask for layer in layers) if every else None
+
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what a checkpoint lacks."""
         if isinstance(module, nn.Linear):
@@ -126,12 +139,14 @@ class BridleModel(_BridlePreTrained):  # type: ignore[no-untyped-call, unused-ig
             with torch.device("cpu"):  # its projection is computed, also where transformers builds a model without numbers
                 self.tokenizer = RandomTokenizer(run.cold_start, run.encoder, run.quantizer)
 
+    @can_return_tuple  # type: ignore[untyped-decorator, unused-ignore]
     def forward(
         self,
         input_values: Tensor | None = None,
         pixel_values: Tensor | None = None,
         lengths: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> BridleOutput:
         """Features of a batch of clips as the feature extractor gives them.
 
@@ -140,21 +155,21 @@ class BridleModel(_BridlePreTrained):  # type: ignore[no-untyped-call, unused-ig
             pixel_values: images (B, C, H, W) or films (B, T, C, H, W), normalised.
             lengths: (B,) valid frames of sounds and films; None when there is no padding.
             output_hidden_states: also give every layer; None for what the configuration says.
+            output_attentions: is refused, for the encoder does not give them.
+
+        ``return_dict=False`` gives a tuple, as with every model of transformers.
 
         Raises:
             DataError: the input of another medium, of another shape, or ``lengths`` that do not fit it.
-            ConfigError: the weights are not float32.
+            ConfigError: the weights are not float32, or attentions are asked for.
         """
         view = self._view(input_values, pixel_values, lengths)
-        every = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        depth = self.config.num_hidden_layers
-        layers = self.encoder.at_layers(view.patches, view.every, tuple(range(1, depth + 1)) if every else (depth,))
+        features, hidden = self._layers(view, output_hidden_states, output_attentions)
         mask = _mask(view)
-        patches = [features.patches * mask[..., None] for features in layers]
         return BridleOutput(
-            last_hidden_state=patches[-1],  # type: ignore[arg-type, unused-ignore]
-            pooler_output=layers[-1].summary,  # type: ignore[arg-type, unused-ignore]
-            hidden_states=tuple(patches) if every else None,  # type: ignore[arg-type, unused-ignore]
+            last_hidden_state=features.patches * mask[..., None],  # type: ignore[arg-type, unused-ignore]
+            pooler_output=features.summary,  # type: ignore[arg-type, unused-ignore]
+            hidden_states=hidden,  # type: ignore[arg-type, unused-ignore]
             patch_mask=mask,
         )
 
@@ -192,12 +207,15 @@ class BridleForClassification(_BridlePreTrained):  # type: ignore[no-untyped-cal
         self.classifier = Classifier(finetune.pooling, run.encoder.width, grid, len(finetune.classes))
         self.exclusive, self.multi_label = finetune.exclusive, finetune.multi_label
 
+    @can_return_tuple  # type: ignore[untyped-decorator, unused-ignore]
     def forward(
         self,
         input_values: Tensor | None = None,
         pixel_values: Tensor | None = None,
         lengths: Tensor | None = None,
         labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> SequenceClassifierOutput:
         """Logits (B, C): their softmax is the probabilities of one class a clip, their sigmoid those of several labels.
 
@@ -206,14 +224,16 @@ class BridleForClassification(_BridlePreTrained):  # type: ignore[no-untyped-cal
             pixel_values: images or films.
             lengths: (B,) valid frames.
             labels: (B,) int64 classes, or (B, C) floats of several labels; with them there is a ``loss``, mean cross-entropy.
+            output_hidden_states: as for :class:`BridleModel`, and so is the next.
+            output_attentions: is refused.
 
         Raises:
             DataError: as for :class:`BridleModel`.
             ConfigError: as for :class:`BridleModel`.
         """
         view = self._view(input_values, pixel_values, lengths)
-        features = self.encoder(view.patches, view.every).patches
-        logits = self.classifier(features, view.patches.grid, view.steps)
+        features, hidden = self._layers(view, output_hidden_states, output_attentions)
+        logits = self.classifier(features.patches, view.patches.grid, view.steps)
         if not self.exclusive and not self.multi_label:
             logits = nn.functional.logsigmoid(logits)
         loss = None
@@ -221,7 +241,7 @@ class BridleForClassification(_BridlePreTrained):  # type: ignore[no-untyped-cal
             loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits))
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type, unused-ignore]
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden)  # type: ignore[arg-type, unused-ignore]
 
 
 def _mask(view: WholeView) -> Tensor:
