@@ -11,6 +11,7 @@ import soundfile
 import torch
 from PIL import Image
 from reference.configs import normalised
+from reference.sound_files import melody, mux
 from reference.video_files import film
 
 from bridle.config import to_dict
@@ -18,13 +19,13 @@ from bridle.data.audio import AudioLoader
 from bridle.data.batch import valid_steps
 from bridle.data.dataset import ClipDataset, batch_loader
 from bridle.data.manifest import Entry, Manifest, read_manifest
-from bridle.data.medium import IMAGE, VIDEO
+from bridle.data.medium import AUDIO, IMAGE, VIDEO
 from bridle.data.quarantine import BadFile
 from bridle.data.sampler import EpochOrder
 from bridle.doctor.advice import Finding, advise, projected_bad_ratio
 from bridle.doctor.plan import make_plan
 from bridle.doctor.report import SECONDS, examine, extent_histogram
-from bridle.doctor.scan import Scan, scan_files
+from bridle.doctor.scan import Scan, other_media, scan_files
 from bridle.doctor.speed import estimate_speed, project, random_batch
 from bridle.errors import ConfigError, DataError
 from bridle.media.audio import AudioInfo
@@ -380,3 +381,15 @@ def test_histogram_counts_every_file_once():
     assert found[0][:2] == (0.25, 0.5)
     assert found[-1][:2] == (5, 7.5)
     assert extent_histogram([5.0, 5.0], SECONDS) == ((5, 5.0, 2),)
+
+
+def test_films_with_sound_are_sounds_and_broken_films_are_not_left_out(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        mux(tmp_path / name / "film.mp4", "aac", melody(1.0, 16000), 16000, video=True)
+    sources = [tmp_path / "one", tmp_path / "two"]
+    assert len(scan_files(sources, AUDIO).manifest) == 2
+    for name in ("one", "two"):
+        (tmp_path / name / "torn.mp4").write_bytes(b"no film")
+    scan = scan_files(sources, AUDIO)
+    assert len(scan.manifest.bad) == 2 and other_media(sources, scan, AUDIO) == {}

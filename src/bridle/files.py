@@ -96,3 +96,8 @@ def explain_write_error(error: Exception, folder: Path, what: str) -> str:
     reason = os.strerror(code) if code else str(error)
     remedy = _REMEDIES.get(code or 0, "check the disk")
     return f"cannot write {what} to {folder}: {reason} ({free_bytes(folder) / 1e6:.1f} MB free); {remedy}"
+
+
+def as_utf8(name: str) -> str:
+    """A file name as text that can be written anywhere: bytes of it that are not UTF-8 become replacement characters."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -27,7 +27,7 @@ from bridle.data.loaders import content_settings
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
-from bridle.files import explain_write_error, write_atomically
+from bridle.files import as_utf8, explain_write_error, write_atomically
 from bridle.inference import Model, Window
 from bridle.nn.pooling import Pooling, check_pooling, pool, pooled_width
 from bridle.run import clip_grid
@@ -183,7 +183,7 @@ def _record_batch(schema: Any, model: Model, entries: list[Entry], windows: list
 
 def _texts(names: Sequence[str]) -> Any:
     """A column; a name that is not UTF-8 gets replacement characters, for text columns hold nothing else."""
-    return pa.array([name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names], pa.string())
+    return pa.array([as_utf8(name) for name in names], pa.string())
 
 
 def _encode_by_length(windows: list[Window], encode: Callable[[list[Window]], Iterable[T]]) -> list[T]:

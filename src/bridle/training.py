@@ -228,10 +228,10 @@ class Training:
             return None
         checkpoint = load_checkpoint(path)
         if checkpoint.state["data"] not in ("", self.data):  # imported weights have seen none of a user's data
-            raise RunError(
-                f"the data are not those of the run in {self.folder.path} (other files or durations); "
-                "give the same --data or start a new run"
-            )
+            what = "(other files or durations); give the same --data"
+            if self.config.finetune is not None:
+                what = "(other clips, labels or parts); give the same MANIFEST and splits"
+            raise RunError(f"the data are not those of the run in {self.folder.path} {what} or start a new run")
         self._write_settings()
         is_imported = checkpoint.state["data"] == ""
         weights = {name: one for name, one in checkpoint.weights.items() if not is_imported or name.startswith("encoder.")}

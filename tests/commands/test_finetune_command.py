@@ -123,8 +123,14 @@ def test_the_run_comes_before_the_settings(source: Path, capsys: pytest.CaptureF
 
 def test_from_scratch_has_no_layer_wise_decay_unless_it_is_asked_for(source: Path, sounds: Path, tmp_path: Path) -> None:
     start = ["finetune", str(source), str(sounds), "--label", "class", *QUICK]
-    for name, more, decay in (("new", [], 1.0), ("asked", ["--layer-decay", "0.5"], 0.5)):
-        assert main([*start, "--from-scratch", *more, "--out", str(tmp_path / name)]) == 0
+    start += ["--recipe", "esc50"]
+    for name, more, decay in (
+        ("trained", [], 0.75),
+        ("new", ["--from-scratch"], 1.0),
+        ("new-too", ["--from_scratch"], 1.0),
+        ("asked", ["--from-scratch", "--layer-decay", "0.5"], 0.5),
+    ):
+        assert main([*start, *more, "--out", str(tmp_path / name)]) == 0
         config = bridle.load(tmp_path / name, "cpu").config
         assert config.finetune is not None and config.finetune.layer_decay == decay
 

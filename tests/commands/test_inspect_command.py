@@ -77,7 +77,7 @@ def test_what_is_no_run_is_one_line(tmp_path, tiny_run, capsys):
         assert error.startswith("bridle: ")
         assert error.count("\n") == 1
     assert main(["inspect", str(tiny_run), "--json", str(tmp_path / "none" / "x.json")]) == 1
-    assert "cannot write x.json" in capsys.readouterr().err
+    assert "none does not exist; make it" in capsys.readouterr().err
 
 
 def test_wrong_calls(capsys):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from bridle.errors import ConfigError, DataError
+from bridle.eval import attentive
 from bridle.eval.attentive import AttentiveConfig, AttentiveProbe, attentive_logits, attentive_probe, fit_attentive
 from bridle.eval.linear_probe import linear_predictions
 from bridle.eval.patches import PatchBudget, PatchCollector, PatchFeatures
@@ -158,3 +159,38 @@ def test_probes_are_trained_on_the_device_that_is_asked_for():
     (probe,) = fit_attentive(patches, range(6), torch.arange(6) % 2, 2, (0.01,), config)
     held = (*probe.parameters(), *probe.buffers())
     assert {tensor.device.type for tensor in held} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_chooses_and_predicts_as_the_cpu_does():
+    patches, labels = one_telling_patch()
+    numbers = patches.numbers
+    found = []
+    for device in ("cpu", "cuda"):
+        config = AttentiveConfig(heads=2, epochs=3, ranking_epochs=2, device=torch.device(device))
+        probe = attentive_probe(patches, (0.01, 0.03), config)
+        found.append(probe.predict(numbers[:40], labels[:40], numbers[40:], (0.01, 0.03)))
+        assert probe.probabilities is not None
+        assert probe.probabilities(numbers[:40], labels[:40], numbers[40:], 0.01).device.type == "cpu"
+    assert (found[0] == found[1]).float().mean() > 0.9
+
+
+def test_logits_are_on_the_cpu_whatever_the_device_of_the_probes(monkeypatch):
+    moved = []
+
+    class Elsewhere(torch.Tensor):
+        """Tells when it is brought to the CPU."""
+
+        def cpu(self):
+            moved.append(self.shape)
+            return self.as_subclass(torch.Tensor)
+
+    def logits_of(probes, patches, clips):
+        return [torch.randn(len(clips), 2).as_subclass(Elsewhere) for _ in probes]
+
+    monkeypatch.setattr(attentive, "logits_of", logits_of)
+    monkeypatch.setattr(attentive, "fit_attentive", lambda *arguments: [None, None])
+    patches = PatchFeatures(tuple(torch.randn(5, 8).half() for _ in range(8)))
+    config = AttentiveConfig(heads=2, epochs=1, batch_size=4)
+    logits = attentive.attentive_logits(patches, range(6), torch.arange(6) % 2, range(8), 2, (0.01, 0.03), config)
+    assert type(logits) is torch.Tensor and moved == [(2, 8, 2)]

@@ -444,7 +444,7 @@ def test_fewer_groups_than_splits_is_one_line_before_any_file_is_read(model, man
 
 
 @pytest.mark.parametrize(
-    ("target", "message"), [("gone/found.json", "cannot write found.json to .*gone: No such file"), (".", "is a folder")]
+    ("target", "message"), [("gone/found.json", "the folder .*gone does not exist; make it"), (".", "is a folder")]
 )
 def test_where_json_goes_is_checked_before_anything_is_read(target, message, tmp_path, capsys):
     assert (

@@ -242,24 +242,41 @@ def test_the_card_of_a_fine_tuned_run_says_how_good_it_is(tuned: tuple[Path, Pat
     assert not {"self-supervised", "tokenizer"} & set(head["tags"])
     assert head["metrics"] == ["accuracy", "f1"]
     content = json.loads((run / "evaluation.json").read_text())
-    metrics = content["metrics"]
+    metrics = content["measured"]["metrics"]
     for part in (
         "Its classifier knows 2 classes, of which a clip has one.",
-        r"2, of the column `kind`: a\|b, c.",
+        r"2, of the column kind: a\|b, c.",
         "4 test clips of fold 5, which neither trained nor chose anything.",
         f"| accuracy | {100 * metrics['accuracy']:.1f} |",
         f"| macro F1 | {100 * metrics['macro_f1']:.1f} |",
         rf"| a\|b | {metrics['classes'][0]['support']} | ",
         "10 labelled sounds, ",
-        "Of them 4 tested the run and did not train it.",
+        "Of them 6 trained it, 4 tested it.",
     ):
         assert part in text, part
     (run.parent / "stale").mkdir()
     stale = shutil.copytree(run, run.parent / "stale" / "run")
-    (stale / "evaluation.json").write_text(json.dumps(content | {"fingerprint": "another"}))
+    (stale / "evaluation.json").write_text(json.dumps(content | {"measured": content["measured"] | {"fingerprint": "another"}}))
     export_run(stale, tmp_path / "stale", to="hf", licence="mit")
     head, text = front_matter(tmp_path / "stale")
     assert "metrics" not in head and "No test clips were measured." in text and "accuracy |" not in text
+
+
+def test_clips_of_no_class_are_among_those_it_was_trained_on(tmp_path: Path) -> None:
+    sounds = write_folder("audio", tmp_path / "sounds")
+    rows = [(path, ("a", "b", "")[number % 3]) for number, path in enumerate(sorted(sounds.rglob("*.wav")))]
+    table = tmp_path / "meta.csv"
+    table.write_text("path,tags\n" + "".join(f"{path},{tag}\n" for path, tag in rows))
+    finetune = FinetuneConfig(label="tags", classes=("a", "b"), multi_label=True)
+    run = write_run(tmp_path / "run", dataclasses.replace(small_config("audio"), phases="supervised:1", finetune=finetune))
+    manifest = subset(read_manifest(table), range(6))
+    measured = measure(bridle.load(run, "cpu"), manifest, read_labels(manifest.columns["tags"], multi_label=True))
+    notes = ("left out: <3> clips of *my* set",)
+    write_evaluation(run, RunTest(measured, step=0, fold="", num_train=3, num_validation=1, notes=notes))
+    export_run(run, tmp_path / "out", to="hf", licence="mit", trained_on=[table])
+    text = front_matter(tmp_path / "out")[1]
+    assert "Of them 3 trained it, 1 chose its weights, 6 tested it." in text
+    assert r"* left out: \<3\> clips of \*my\* set" in text
 
 
 def test_what_a_fine_tuned_run_was_not_trained_on(tuned: tuple[Path, Path], tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from bridle.config import to_dict
 from bridle.data.columns import Columns
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.medium import MEDIA
-from bridle.errors import ConfigError, DataError, RunError
+from bridle.data.quarantine import BadFile
+from bridle.errors import ConfigError, DataError, RunError, TooManyBadFiles
 from bridle.finetuning.folds import finetune_folds
 from bridle.finetuning.parts import Part, PartConfig, part_clips
 from bridle.finetuning.run import Finetuned, finetune, finetuned_config
@@ -192,7 +193,7 @@ def test_other_labels_are_refused_when_a_run_is_resumed(
     with pytest.raises(RunError, match="data are not those"):
         finetune(config_of(source), source, turned, part, whole[0], resume=True, device=CPU)
     moved = dataclasses.replace(part, validation=part.test, test=part.validation)
-    with pytest.raises(RunError, match="data are not those"):
+    with pytest.raises(RunError, match=r"other clips, labels or parts.*same MANIFEST and splits"):
         finetune(config_of(source), source, manifest, moved, whole[0], resume=True, device=CPU)
     with pytest.raises(RunError, match="already holds a run"):
         finetune(config_of(source), source, manifest, part, whole[0], device=CPU)
@@ -234,6 +235,31 @@ def test_clips_of_no_class_are_learnt_as_such_and_drawn_like_those_of_the_larges
     assert not any("fine-tuned with labels already" in text for text in told)
     finetune(config, tmp_path / "run", manifest, part, tmp_path / "again", device=CPU, reporter=reporter)
     assert any("fine-tuned with labels already" in text for text in told)
+    again = read_tested(tmp_path / "again")
+    assert again is not None and any("fine-tuned with labels already" in note for note in again.notes)
+
+
+@AUDIO_ONLY
+def test_too_many_unreadable_files_stop_it_at_once(kind: str, source: Path, folder: Path, tmp_path: Path) -> None:
+    manifest, part = clips(folder, kind)
+    torn = dataclasses.replace(manifest, bad=tuple(BadFile(f"{number}.wav", "missing") for number in range(20)))
+    with pytest.raises(TooManyBadFiles, match=r"20 of 32 files are unreadable \(limit 1\).*raise train.max_bad_fraction"):
+        finetune(config_of(source), source, torn, part, tmp_path / "run", device=CPU)
+    config = config_of(source)
+    allowed = dataclasses.replace(config, train=dataclasses.replace(config.train, max_bad_fraction=0.9))
+    assert finetune(allowed, source, torn, part, tmp_path / "run", device=CPU).outcome.num_bad_files == 0
+
+
+@AUDIO_ONLY
+def test_names_that_are_no_utf8_are_kept(kind: str, source: Path, folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for path in sorted(copy.rglob("*.wav")):
+        path.rename(path.with_name(os.fsdecode(b"\xe9") + path.name))
+    run = tmp_path / "run"
+    done = finetune(config_of(source), source, *clips(copy, kind), run, device=CPU)
+    tested = read_tested(run)
+    assert tested is not None and tested.measured == done.test
+    assert all("\udce9" in clip.key for clip in tested.measured.clips)
 
 
 @AUDIO_ONLY

@@ -180,10 +180,16 @@ def test_clips_without_any_of_several_labels_may_stay_as_clips_of_no_class() -> 
     assert {"", "a", "b", "a,b"} == {kept.columns["label"][row] for row in part.train}
 
 
-def test_unreadable_files_are_told_and_count_against_no_run() -> None:
+def test_clips_of_no_class_count_as_one_class_where_few_are_wanted() -> None:
+    tags = ["a"] * 20 + ["b"] * 20 + [""] * 400
+    part = one_part(tags, PartConfig(Columns("label"), separator=",", untagged="negative", clips_per_class=2))
+    assert sorted(tags[row] for row in part.train) == ["", "", "a", "a", "b", "b"]
+
+
+def test_unreadable_files_are_told() -> None:
     clips = replace(manifest(LABELS), bad=(BadFile("torn.wav", "no sound"), BadFile("empty.wav", "empty")))
     found, (part,) = part_clips(clips, PartConfig(Columns("label")))
-    assert found.bad == () and part.notes[0] == "left out: 2 unreadable files, first torn.wav (no sound)"
+    assert found.bad == clips.bad and part.notes[0] == "left out: 2 unreadable files, first torn.wav (no sound)"
 
 
 def test_labels_that_only_validation_clips_have_are_told() -> None:
@@ -198,6 +204,8 @@ def test_too_few_groups_for_a_share_are_told_with_a_share_that_works() -> None:
         parts_of(labels, PartConfig(Columns("label", group="who")), who=groups)
     part = one_part(labels, PartConfig(Columns("label", group="who"), test_ratio=0.25), who=groups)
     assert len(part.test) == 4
+    with pytest.raises(DataError, match=r"1 group in .* a share of 0\.5 of the clips; name the parts with --split or --fold"):
+        parts_of(labels, PartConfig(Columns("label", group="who"), test_ratio=0.5), who=["one"] * 16)
 
 
 @pytest.mark.parametrize(

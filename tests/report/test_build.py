@@ -227,7 +227,7 @@ def test_command_gives_the_same_bytes_as_the_function(media_runs, labelled, full
     assert f"done {out}, " in capsys.readouterr().out
     assert out.read_text(encoding="utf-8") == full_page
     assert main(["report", str(run), "--out", str(tmp_path / "no" / "page.html")]) == 1
-    assert "there is no folder" in capsys.readouterr().err
+    assert "no does not exist; make it" in capsys.readouterr().err
     assert main(["report", str(run), "--label", "class"]) == 1
     assert "give --data too" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bridle.cli import main
+from bridle.errors import RunError
 from bridle.finetuning.tested import chosen_step, read_tested
 from bridle.report.build import ReportConfig, build_report
 
@@ -83,8 +84,10 @@ def test_without_a_test(class_run, tmp_path):
     text = text_of(build_report(run, device=CPU))
     assert "There is no test" in text
     assert f"The weights are those of step {chosen_step(run)}" in text
-    (run / "evaluation.json").write_text('{"folds": []}')  # of several runs together
-    assert read_tested(run) is None
+    (run / "evaluation.json").write_text('{"torn')
+    with pytest.raises(RunError, match=r"cannot be read; 'bridle finetune ... --resume' tests the run anew"):
+        read_tested(run)
+    assert "evaluation.json cannot be read" in text_of(build_report(run, device=CPU))
     (run / "chosen.safetensors").write_bytes(b"torn")
     assert chosen_step(run) is None
 

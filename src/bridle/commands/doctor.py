@@ -16,12 +16,14 @@ from rich.text import Text
 from bridle.commands.arguments import Data, JsonFile, parse, write_json
 from bridle.commands.display import console, stages, table
 from bridle.config import to_dict
+from bridle.data.columns import count
 from bridle.data.manifest import likely_medium
 from bridle.data.medium import MEDIA
 from bridle.doctor.advice import BLANK
 from bridle.doctor.plan import Plan
 from bridle.doctor.report import Files, Report, examine
 from bridle.doctor.speed import Speed
+from bridle.paths import check_file
 from bridle.recipes import recipe
 from bridle.run import RunConfig
 
@@ -61,6 +63,8 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle doctor", _DESCRIPTION)
+    if parsed.json is not None:
+        check_file(parsed.json)
     config = recipe(parsed.recipe or f"{likely_medium(parsed.data, parsed.path).name}-small")
     with stages() as on_progress:
         report = examine(
@@ -85,7 +89,7 @@ def screen(report: Report, config: RunConfig) -> Iterator[RenderableType]:
     yield Text("")
     yield Text(f"{_headline(files, config)}{_size(files.num_bytes)}", style="bold")
     for name, number in report.others.items():
-        yield Text(f"beside them: {_counted(number, MEDIA[name].noun)}, left out (recipes {name}-...)")
+        yield Text(f"beside them: {count(number, MEDIA[name].noun)}, left out (recipes {name}-...)")
     yield kinds_table(files, BLANK[config.medium.name])
     yield extents_table(files)
     if files.bad:
@@ -106,7 +110,7 @@ def screen(report: Report, config: RunConfig) -> Iterator[RenderableType]:
 
 def _headline(files: Files, config: RunConfig) -> str:
     medium, good = config.medium, files.num_files - len(files.bad)
-    many = _counted(files.num_files, medium.noun)
+    many = count(files.num_files, medium.noun)
     time = f"{_duration(files.total_seconds)}, " if files.total_seconds else ""
     if files.num_files == 1:
         return f"{many}, {'readable' if good else 'not readable'} as far as seen, {time}"
@@ -121,9 +125,7 @@ def kinds_table(files: Files, blank: str) -> Table:
         rest = sum(list(counts.values())[SHOWN_KINDS:])
         made.add_row(Text(name, style="cyan"), Text("   ".join(shown + ([f"others: {rest:,}"] if rest else []))))
     faults = {"broken": files.num_broken, blank: len(files.blank), "cut short": len(files.cut_short)}
-    found = f"{_counted(files.num_decoded, 'file')}, of which " + ", ".join(
-        f"{number:,} {how}" for how, number in faults.items()
-    )
+    found = f"{count(files.num_decoded, 'file')}, of which " + ", ".join(f"{number:,} {how}" for how, number in faults.items())
     made.add_row(Text("decoded", style="cyan"), Text(found))
     quantiles = "   ".join(f"{name}: {_extent(value, files.unit)}" for name, value in files.quantiles.items())
     made.add_row(Text("durations" if files.unit == "s" else "shorter edge", style="cyan"), Text(quantiles))
@@ -133,11 +135,11 @@ def kinds_table(files: Files, blank: str) -> Table:
 def extents_table(files: Files) -> Table:
     """A bar for every range of extents."""
     made = Table.grid(padding=(0, 1))
-    most = max(count for _, _, count in files.histogram)
-    for start, end, count in files.histogram:
-        bar = "█" * round(_BAR_WIDTH * count / most) or ("▏" if count else "")
+    most = max(number for _, _, number in files.histogram)
+    for start, end, number in files.histogram:
+        bar = "█" * round(_BAR_WIDTH * number / most) or ("▏" if number else "")
         label = " - ".join(dict.fromkeys((_extent(start, files.unit), _extent(end, files.unit))))
-        made.add_row(Text(label, justify="right", style="cyan"), Text(bar, style="green"), Text(f"{count:,}", justify="right"))
+        made.add_row(Text(label, justify="right", style="cyan"), Text(bar, style="green"), Text(f"{number:,}", justify="right"))
     return made
 
 
@@ -145,10 +147,10 @@ def bad_table(files: Files) -> Table:
     """The reasons with their counts, then the first files."""
     made = table(f"\nunreadable: {len(files.bad):,}", ["reason", "first files", "files"], [], left=2)
     shown = files.bad[:SHOWN_FILES]
-    for reason, count in files.bad_reasons.items():
+    for reason, number in files.bad_reasons.items():
         keys = [file.key for file in shown if file.reason == reason]
-        more = ["..."] if count > len(keys) else []
-        made.add_row(Text(reason), Text("\n".join(keys + more)), f"{count:,}")
+        more = ["..."] if number > len(keys) else []
+        made.add_row(Text(reason), Text("\n".join(keys + more)), f"{number:,}")
     return made
 
 
@@ -158,8 +160,7 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
     memory = "" if report.free_memory_bytes is None else f"; {_size(report.free_memory_bytes)} are free"
     rows = {
         "recipe": f"{plan.recipe}: {plan.num_parameters / 1e6:.1f} million parameters, {config.phases}",
-        "an epoch": f"{_clips(plan, config)}, "
-        f"{_counted(plan.steps_per_epoch, 'step')}, {100 * plan.padding_ratio:.1f} % padding",
+        "an epoch": f"{_clips(plan, config)}, {count(plan.steps_per_epoch, 'step')}, {100 * plan.padding_ratio:.1f} % padding",
         "codebooks": f"{levels} x {size} codes from {plan.num_patches:,} patches an epoch",
         "memory": f"{_size(plan.memory_bytes)} for weights and optimiser, "
         f"{_size(min(plan.cache_bytes, plan.cache_limit_bytes))} for decoded files{memory}",
@@ -173,13 +174,9 @@ def plan_grid(report: Report, config: RunConfig) -> Table:
 
 def _clips(plan: Plan, config: RunConfig) -> str:
     if not config.medium.timed:
-        return _counted(plan.num_clips, config.medium.noun)
-    clips = _counted(plan.num_clips, "clip")
+        return count(plan.num_clips, config.medium.noun)
+    clips = count(plan.num_clips, "clip")
     return f"{clips} of up to {plan.crop_seconds:.3g} s, {100 * plan.seen_ratio:.0f} % of the time"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def speed_table(speed: Speed) -> Table:

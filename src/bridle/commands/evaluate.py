@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +36,8 @@ from bridle.eval.gain import Gain
 from bridle.eval.patches import PATCH_GIGABYTES
 from bridle.eval.protocol import ProbeResult
 from bridle.eval.tags import TagEvaluation, evaluate_tags_run
-from bridle.files import explain_write_error
 from bridle.inference import Model, load
+from bridle.paths import check_file
 from bridle.quantize import COLLAPSED_BELOW
 
 __all__ = ["PROBE_TITLES", "Arguments", "main", "points", "screen"]
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle evaluate", _DESCRIPTION)
     if parsed.json is not None:
-        check_writable(parsed.json)  # before minutes of computing
+        check_file(parsed.json)  # before minutes of computing
     model = load(parsed.run, None if parsed.device == "auto" else parsed.device, parsed.precision)
     if parsed.protocol is not None:
         named = (parsed.label, parsed.fold, parsed.split, parsed.group)
@@ -149,21 +148,6 @@ def main(arguments: Sequence[str]) -> int:
         evaluation = _classes(parsed, model, manifest, columns)
         _show(screen(evaluation, title, parsed.details), parsed, to_dict(evaluation), "all numbers and every prediction")
     return 0
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before anything is computed; nothing is left behind.
-
-    Raises:
-        ConfigError: it is a folder, or its own folder is not there or takes no files.
-    """
-    if path.is_dir():
-        raise ConfigError(f"--json {path} is a folder; name a file")
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".bridle-"):
-            pass
-    except OSError as error:
-        raise ConfigError(explain_write_error(error, path.parent, path.name)) from error
 
 
 def _classes(parsed: Arguments, model: Model, manifest: Manifest, columns: Columns) -> Evaluation:
@@ -200,7 +184,7 @@ def _tags(parsed: Arguments, model: Model, manifest: Manifest, columns: Columns)
 def _show(parts: Iterator[RenderableType], parsed: Arguments, numbers: dict[str, Any], what: str) -> None:
     if parsed.json is not None:
         content = {"run": str(parsed.run), "manifest": str(parsed.manifest), **numbers}
-        write_json(parsed.json, json.dumps(content, indent=1, ensure_ascii=False))
+        write_json(parsed.json, json.dumps(content, indent=1))
     for part in parts:
         console().print(part)
     if parsed.json is not None:

@@ -190,18 +190,15 @@ def _parse(arguments: Sequence[str]) -> Arguments:
     """The arguments, whose defaults are those of the recipe for the run's medium."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--from-scratch", action="store_true")
+    parser.add_argument("--from-scratch", "--from_scratch", action="store_true")
     known, _ = parser.parse_known_args(arguments[1:])
     source = RunFolder(Path(arguments[0])).read_config()
-    start = finetuning(known.recipe, source)
-    settings = start.finetune
-    assert settings is not None
-    if known.from_scratch:  # the decay is for layers that know something already
-        settings = replace(settings, layer_decay=1.0)
+    start = finetuning(known.recipe, source, known.from_scratch)
+    assert start.finetune is not None
     kind = _BY_MEDIUM[source.medium.name]
     missing: Any = tyro.MISSING
     clips: dict[str, Any] = {source.medium.name: start.clips}
-    default = kind((), missing, settings, start.train, seed=source.seed, recipe=known.recipe, **clips)
+    default = kind((), missing, start.finetune, start.train, seed=source.seed, recipe=known.recipe, **clips)
     prog = f"bridle finetune {arguments[0]}"
     return tyro.cli(kind, args=list(arguments[1:]), prog=prog, description=_DESCRIPTION, default=default)
 

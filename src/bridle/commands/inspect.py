@@ -20,6 +20,7 @@ from bridle.data.columns import count
 from bridle.data.loaders import ClipConfig
 from bridle.finetuning.tested import chosen_step, read_tested
 from bridle.objectives.supervised import FinetuneConfig
+from bridle.paths import check_file
 from bridle.quantize import COLLAPSED_BELOW
 from bridle.run import RunConfig
 from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
@@ -48,6 +49,8 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle inspect", _DESCRIPTION)
+    if parsed.json is not None:
+        check_file(parsed.json)
     summary = summarise(parsed.run)
     if parsed.json is not None:
         write_json(parsed.json, json.dumps(to_dict(summary) | _test(summary), indent=1))

@@ -18,6 +18,7 @@ from bridle.commands.writing import Device
 from bridle.data.labels import SEPARATOR
 from bridle.errors import ConfigError
 from bridle.files import explain_write_error, write_atomically
+from bridle.paths import check_file
 from bridle.report.build import build_report
 from bridle.report.config import ReportConfig
 from bridle.report.neighbours import Projection
@@ -81,10 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     parsed = parse(Arguments, arguments, "bridle report", _DESCRIPTION)
     config = _config(parsed)
-    if not parsed.out.parent.is_dir():  # before the work, not after it
-        raise ConfigError(
-            f"cannot write {parsed.out}: there is no folder {parsed.out.parent}; create it or choose another --out"
-        )
+    check_file(parsed.out)  # before the work, not after it
     device = distributed.default_device() if parsed.device == "auto" else distributed.usable_device(parsed.device)
     with stages() as on_progress:
         page = build_report(parsed.run, config, device=device, on_progress=on_progress)

@@ -88,8 +88,8 @@ def subset(manifest: Manifest, rows: Sequence[int]) -> Manifest:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 clip``, ``2 clips``."""
-    return f"{number} {noun}{'s' if number != 1 else ''}"
+    """``1 clip``, ``2,000 clips``."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def _no_column(role: str, column: str, names: list[str]) -> str:

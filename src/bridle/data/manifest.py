@@ -161,7 +161,7 @@ def read_manifest(
         _read_source(path, f"{path}/" if len(expanded) > 1 else "", path_column, rows)
     if probe and medium.timed:
         rows = _probe(rows, num_threads)
-    elif rows.entries and not any(_looks_like(entry, medium) for entry in rows.entries):
+    elif not medium.timed and rows.entries and not any(_looks_like(entry, medium) for entry in rows.entries):
         # Nobody looks into them before they are decoded, when a run would find one bad file after another.
         others = _others(expanded, medium, path_column)
         if others:
@@ -196,8 +196,9 @@ def files_like(medium: Medium, sources: Sequence[str | Path], path_column: str |
     """The files of the sources that look like those of a medium by their names, unopened; none where a source is malformed."""
     rows = _Rows(medium)
     with suppress(DataError):
-        for path in (path for item in sources for path in _expand(Path(item))):
-            _read_source(path, "", path_column, rows)
+        expanded = [path for item in sources for path in _expand(Path(item))]
+        for path in expanded:
+            _read_source(path, f"{path}/" if len(expanded) > 1 else "", path_column, rows)
     return [entry for entry in rows.entries if _looks_like(entry, medium)]
 
 

@@ -179,13 +179,13 @@ def attentive_logits(
     rates: Sequence[float],
     config: AttentiveConfig | None = None,
 ) -> Tensor:
-    """Logits (len(rates), m, C) of m clips by probes that are fitted on others; see :func:`fit_attentive`."""
+    """Logits (len(rates), m, C) on the CPU of m clips by probes that are fitted on others; see :func:`fit_attentive`."""
     chosen = config or AttentiveConfig()
     with torch.enable_grad():
         probes = fit_attentive(patches, train, targets, num_outputs, rates, chosen)
     starts = range(0, len(queries), chosen.batch_size)
     found = [torch.stack(logits_of(probes, patches, queries[start : start + chosen.batch_size])) for start in starts]
-    return torch.cat(found, dim=1)
+    return torch.cat(found, dim=1).cpu()
 
 
 def attentive_probe(patches: PatchFeatures, rates: Sequence[float] = RATES, config: AttentiveConfig | None = None) -> Probe:

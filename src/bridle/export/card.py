@@ -150,7 +150,7 @@ def _classes(card: Card) -> list[str]:
     if finetune is None:
         return []
     names = ", ".join(cell(name) for name in finetune.classes)
-    parts = ["## Classes", f"{len(finetune.classes)}, of the column `{cell(finetune.label)}`: {names}."]
+    parts = ["## Classes", f"{len(finetune.classes)}, of the column {cell(finetune.label)}: {names}."]
     if card.tested is None:
         return [*parts, "## Test", "No test clips were measured."]
     alone = [] if _has_classifier(card) else ["Measured with the classifier, which is not part of this export."]
@@ -168,7 +168,10 @@ def _data(card: Card) -> str:
         noun = _CLIPS[config.medium.name]
         lines.append(f"{len(manifest):,} {labelled}{noun if len(manifest) != 1 else noun[:-1]}{of_time}.")
         if card.tested is not None:
-            lines.append(f"Of them {len(card.tested.measured.clips):,} tested the run and did not train it.")
+            parts = [f"{card.tested.num_train:,} trained it", f"{len(card.tested.measured.clips):,} tested it"]
+            if card.tested.num_validation:
+                parts.insert(1, f"{card.tested.num_validation:,} chose its weights")
+            lines.append(f"Of them {', '.join(parts)}.")
     steps = "1 step" if summary.step == 1 else f"{summary.step:,} steps"
     steps = f"Training took {steps} of {config.train.batch_size} full clips each."
     lines.append(steps if summary.step else "No step was trained here: the weights were imported.")

@@ -155,11 +155,11 @@ def _training_data(run: Path, model: Model, data: Sequence[str | Path]) -> Manif
 
 
 def _labelled(run: Path, finetune: FinetuneConfig, manifest: Manifest) -> Manifest:
-    """The labelled files; a run keeps a digest of those that trained alone, so classes and tested files are compared."""
+    """The labelled files. The run's digest also holds which of them trained, so classes and tested files are compared."""
     remedy = "give the MANIFEST of 'bridle finetune', or leave it out"
     if finetune.label not in manifest.columns:
         raise DataError(f"--trained-on has no column '{finetune.label}', by which this run was fine-tuned; {remedy}")
-    manifest, _ = with_cells(manifest, Columns(finetune.label))
+    manifest, _ = with_cells(manifest, Columns(finetune.label), untagged=finetune.multi_label)
     classes = read_labels(manifest.columns[finetune.label], finetune.multi_label, finetune.separator).classes
     if other := sorted(set(classes) ^ set(finetune.classes)):
         where = "only in --trained-on" if other[0] in classes else "only in the run"

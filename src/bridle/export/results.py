@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from bridle.data.columns import count
@@ -16,6 +17,8 @@ def write_results(tested: RunTest) -> str:
     which = f"{count(len(measured.clips), 'test clip')}{fold}, which neither trained nor chose anything."
     if measured.bad:
         which += f" {count(len(measured.bad), 'file')} could not be read."
+    if tested.notes:
+        which += "\n\n" + "\n".join(f"* {cell(note)}" for note in tested.notes)
     return "\n\n".join([which, *_of_classes(measured), *_of_tags(measured)])
 
 
@@ -62,8 +65,8 @@ def _percent(share: float | None) -> str:
 
 
 def cell(text: str) -> str:
-    """A name as it stands in a table: on one line, without what ends a cell."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+    """A name as it stands in a table: on one line, without marks of Markdown."""
+    return re.sub(r"([\\|_*`<>])", r"\\\1", " ".join(text.split()))
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -90,10 +90,9 @@ def part_clips(manifest: Manifest, config: PartConfig) -> tuple[Manifest, list[P
         DataError: a column or fold that does not exist, a split that is none, or no clip that trains.
     """
     manifest, notes = with_cells(manifest, config.columns, config.untagged == "negative")
-    if manifest.bad:  # known before anything is decoded, so they are told and left out instead of counted against the run
+    if manifest.bad:
         first = manifest.bad[0]
         notes.append(f"left out: {count(len(manifest.bad), 'unreadable file')}, first {first.key} ({first.reason})")
-        manifest = replace(manifest, bad=())
     parts = [_with_validation(part, manifest, config) for part in _outer(manifest, config)]
     if config.clips_per_class:
         parts = [replace(part, train=_few(part.train, manifest, config)) for part in parts]
@@ -159,9 +158,10 @@ def _share(manifest: Manifest, rows: Indices, ratio: float, config: PartConfig) 
     most = min(_MOST_SPLITS, len(rows) if groups is None else len(set(groups)))
     share = Fraction(ratio).limit_denominator(max(most, round(1 / ratio)))
     if groups is not None and len(set(groups)) < share.denominator:
+        smaller = f"take a share of {1 / len(set(groups)):.2g}, or " if len(set(groups)) > 1 else ""
         raise DataError(
             f"{count(len(set(groups)), 'group')} in column '{columns.group}' cannot give a share of {ratio:g} of the clips; "
-            f"take a share of {1 / max(2, len(set(groups))):.2g}, or name the parts with --split or --fold"
+            f"{smaller}name the parts with --split or --fold, or leave --group out"
         )
     splits = stratified_splits(labels, share.denominator, config.seed, groups)[: share.numerator]
     taken = np.sort(np.concatenate([split.test_index for split in splits]))
@@ -173,7 +173,7 @@ def _few(rows: Sequence[int], manifest: Manifest, config: PartConfig) -> tuple[i
     taken: Counter[str] = Counter()
     found = []
     for number in permutation(len(rows), config.seed, "few").tolist():
-        labels = _labels(manifest, rows[number], config)
+        labels = _labels(manifest, rows[number], config) or {""}  # clips of no class count as one
         if all(taken[label] < config.clips_per_class for label in labels):
             taken.update(labels)
             found.append(rows[number])

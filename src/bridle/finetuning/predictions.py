@@ -15,7 +15,7 @@ from bridle.data.columns import count
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, RunError
-from bridle.files import explain_write_error, write_atomically
+from bridle.files import as_utf8, explain_write_error, write_atomically
 from bridle.inference import Model, Prediction, Window
 from bridle.paths import TABLE_SUFFIXES, check_file
 
@@ -117,11 +117,6 @@ def _write_parquet(path: Path, names: list[str], rows: Iterator[list[Any]]) -> N
 
     keys, files, *columns = zip(*rows, strict=True)
     kinds = [*[pa.string()] * 3, *[pa.float32()] * (len(names) - 3)]
-    texts = [[_utf8(text) for text in column] for column in (keys, files)]
+    texts = [[as_utf8(text) for text in column] for column in (keys, files)]
     arrays = [pa.array(column, kind) for column, kind in zip([*texts, *columns], kinds, strict=True)]
     pq.write_table(pa.table(arrays, names=names), path)
-
-
-def _utf8(name: str) -> str:
-    """Parquet holds nothing else; other bytes of a name become replacement characters."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -18,6 +18,7 @@ from bridle.data.labels import Labels, read_labels, take, target_values
 from bridle.data.loaders import build_loader
 from bridle.data.manifest import Manifest
 from bridle.data.mixtures import MixedSounds
+from bridle.data.quarantine import Quarantine
 from bridle.data.sampler import WeightedOrder
 from bridle.errors import ConfigError, RunError
 from bridle.finetuning.parts import Part
@@ -78,7 +79,8 @@ def finetune(
         ConfigError: settings that do not fit each other, the medium or the run that is resumed.
         RunError: ``source`` is no run or of another encoder; ``out`` holds a run and ``resume`` is False, was made from other
             clips or labels, or cannot be written.
-        DataError: labels of a single class, no clip can be read, or too many cannot.
+        DataError: labels of a single class, or no clip can be read.
+        TooManyBadFiles: of all files that were listed, or of those that train.
         TrainingError: gradients stay non-finite.
     """
     assert config.finetune is not None
@@ -87,13 +89,18 @@ def finetune(
     folder = RunFolder(Path(out))
     check_folder(folder, resume)
     settings = config.finetune
+    Quarantine(None, manifest.num_files, config.train.max_bad_fraction, known=manifest.bad)  # refuses too many of them
     labels = read_labels(manifest.columns[settings.label], settings.multi_label, settings.separator)
     config = replace(config, finetune=replace(settings, classes=labels.classes))
-    train = subset(manifest, part.train)
+    train = replace(subset(manifest, part.train), bad=())  # which are of all parts
     reporter.message(
         f"{len(train)} clips train, {len(part.validation)} choose, {len(part.test)} test; {len(labels.classes)} classes"
     )
-    for note in part.notes:
+    notes = part.notes
+    if source is not None and RunFolder(Path(source)).read_config().finetune is not None:
+        known = f"{source} was fine-tuned with labels already; its encoder may know clips that are tested here"
+        notes = (*notes, known)
+    for note in notes:
         reporter.message(f"note: {note}")
     config = resolve(config, train, folder, device)
     if distributed.rank() == 0 and latest_checkpoint(folder.path) is None:
@@ -101,10 +108,6 @@ def finetune(
     networks = Networks(config)
     if source is not None:
         start_from(networks, Path(source), config)
-        if RunFolder(Path(source)).read_config().finetune is not None:
-            reporter.message(
-                f"note: {source} was fine-tuned with labels already; its encoder may know clips that are tested here"
-            )
     digest = _digest(manifest, manifest.columns[settings.label], part)
     parts = _parts(config, train, take(labels, part.train), digest, networks, folder, device, reporter)
     examinations = []
@@ -122,7 +125,7 @@ def finetune(
     model = load(folder.path, device)
     measured = measure(model, subset(manifest, part.test), take(labels, part.test))
     if distributed.rank() == 0:
-        tested = RunTest(measured, step, part.name, len(part.train), len(part.validation), part.notes)
+        tested = RunTest(measured, step, part.name, len(part.train), len(part.validation), notes)
         write_evaluation(folder.path, tested)
     return Finetuned(outcome, measured, step)
 

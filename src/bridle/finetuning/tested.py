@@ -51,17 +51,24 @@ def write_evaluation(folder: Path, said: Any) -> None:
         RunError: it cannot be written.
     """
     try:
-        write_atomically(folder / EVALUATION, json.dumps(to_dict(said), indent=1, ensure_ascii=False) + "\n")
+        write_atomically(folder / EVALUATION, json.dumps(to_dict(said), indent=1) + "\n")
     except OSError as error:
         raise RunError(explain_write_error(error, folder, EVALUATION)) from error
 
 
 def read_tested(folder: Path) -> RunTest | None:
-    """What the test clips of a run said; None where that is not there, not readable, or of several runs together."""
-    try:
-        return from_dict(RunTest, json.loads((folder / EVALUATION).read_bytes()))
-    except (OSError, ValueError, ConfigError):
+    """What the test clips of a run said; None where there is no test.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    path = folder / EVALUATION
+    if not path.is_file():
         return None
+    try:
+        return from_dict(RunTest, json.loads(path.read_bytes()))
+    except (OSError, ValueError, ConfigError) as error:
+        raise RunError(f"{path} cannot be read; 'bridle finetune ... --resume' tests the run anew") from error
 
 
 def chosen_step(run: Path) -> int | None:

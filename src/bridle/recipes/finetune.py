@@ -127,8 +127,13 @@ FINETUNING: dict[str, Callable[[], Finetuning]] = {
 _AUDIO: dict[str, Any] = {"mask_frames": 192, "mask_mels": 48, "crop_seconds": 10.24}
 
 
-def finetuning(name: str, source: RunConfig) -> RunConfig:
+def finetuning(name: str, source: RunConfig, from_scratch: bool = False) -> RunConfig:
     """The configuration that a recipe makes of a pretrained run's.
+
+    Args:
+        name: of the recipe.
+        source: configuration of the run.
+        from_scratch: begins with new weights: no layer-wise lr decay, which is for layers that know something already.
 
     Raises:
         ConfigError: there is no such recipe, or it is for another medium.
@@ -138,7 +143,8 @@ def finetuning(name: str, source: RunConfig) -> RunConfig:
     made = FINETUNING[name]()
     if made.medium not in (None, source.medium.name):
         raise ConfigError(f"recipe {name} is for {made.medium}, and the run is of {source.medium.name}; take small")
-    finetune = replace(made.finetune, pooling=made.pooling.get(source.medium.name, made.finetune.pooling))
+    decay = 1.0 if from_scratch else made.finetune.layer_decay
+    finetune = replace(made.finetune, layer_decay=decay, pooling=made.pooling.get(source.medium.name, made.finetune.pooling))
     found = replace(source, recipe=name, phases=made.phases, finetune=finetune, train=made.train)
     return found.with_clips(replace(found.clips, **made.clips))
 

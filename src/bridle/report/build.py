@@ -127,9 +127,14 @@ class _Build:
         """The test of a fine-tuned run and its score; a note where it has none."""
         if self.settings.finetune is None:
             return None
-        tested, step = read_tested(self.run), chosen_step(self.run)
+        step = chosen_step(self.run)
+        try:
+            tested = read_tested(self.run)
+            none = "There is no test: the run is not finished, or kept no clips for it."
+        except RunError as error:
+            tested, none = None, f"There is no test: {error}."
         if tested is None:
-            self.notes.append("There is no test: the run is not finished, or kept no clips for it (evaluation.json).")
+            self.notes.append(none)
             if step is not None:
                 self.notes.append(f"The weights are those of step {step:,}, which validation clips chose.")
             return None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bridle.report.html import Html, counted, element
+from bridle.data.columns import count
+from bridle.report.html import Html, element
 from bridle.report.plots import svg
 from bridle.report.scales import Scale, number
 
@@ -39,11 +40,11 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], label: str) ->
             x = margin + (row + 0.5) * cell + 4
             turn = f"translate({x:.1f} {margin - 5:.1f}) rotate(-90)"
             parts.append(element("text", _short(truth), transform=turn, text_anchor="start"))
-        for column, (said, count) in enumerate(zip(names, line, strict=True)):
-            if not count and row != column:
+        for column, (said, number_of) in enumerate(zip(names, line, strict=True)):
+            if not number_of and row != column:
                 continue
-            x, share = margin + column * cell, count / total
-            words = f"{truth}, said to be {said}: {count} of {sum(line)}"
+            x, share = margin + column * cell, number_of / total
+            words = f"{truth}, said to be {said}: {number_of} of {sum(line)}"
             shape = element(
                 "rect",
                 x=x,
@@ -56,7 +57,7 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], label: str) ->
             number = [
                 element(
                     "text",
-                    str(count),
+                    str(number_of),
                     x=x + cell / 2,
                     y=y + cell / 2 + 4,
                     text_anchor="middle",
@@ -89,7 +90,7 @@ def reliability(groups: Sequence[Confidence], label: str) -> Html:
     parts.append(element("line", x1=low, y1=up(0), x2=high, y2=up(1), class_="c7 d1"))
     most = max((group.num for group in groups), default=1)
     for group in groups:
-        words = f"{counted(group.num, 'clip')}, probability {number(group.said, '%')}: {number(group.right, '%')} right"
+        words = f"{count(group.num, 'clip')}, probability {number(group.said, '%')}: {number(group.right, '%')} right"
         radius = 3 + 6 * math.sqrt(group.num / most)
         title = element("title", words)
         parts.append(element("circle", title, cx=across(group.said), cy=up(group.right), r=radius, class_="c0 mark"))

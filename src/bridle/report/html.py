@@ -41,11 +41,6 @@ def join(parts: Iterable[str], between: str = "") -> Html:
     return Html(escape(between).join(escape(part) for part in parts))
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 clip``, ``2,000 clips``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def escape(text: str) -> Html:
     """The text as HTML. Characters that cannot be written as UTF-8, as in odd file names, become question marks."""
     if isinstance(text, Html):

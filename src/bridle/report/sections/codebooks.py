@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from bridle.data.columns import count
 from bridle.eval.features import CodeStatistics
 from bridle.quantize import COLLAPSED_BELOW
 from bridle.report.curves import Curves
 from bridle.report.gathering import Churn
 from bridle.report.grids import usage_legend, usage_picture
-from bridle.report.html import Html, Section, counted, element, figure, join, section, table
+from bridle.report.html import Html, Section, element, figure, join, section, table
 from bridle.report.scales import number
 from bridle.report.sections.training import curve_figure
 from bridle.summary import RunSummary
@@ -73,7 +74,7 @@ def codebooks_section(
     if not shown:
         return None
     kinds = {"tokenizer": "trained tokenizer", "cold": "cold start's random tokenizer"}
-    lead = f"{counted(summary.config.quantizer.num_codebooks, 'level')} of {summary.config.quantizer.codebook_size} codes. " + (
+    lead = f"{count(summary.config.quantizer.num_codebooks, 'level')} of {summary.config.quantizer.codebook_size} codes. " + (
         f"The codes of this run are those of its {kinds[summary.tokenizer]}." if summary.tokenizer else "No checkpoint yet."
     )
     tables: list[Html] = []

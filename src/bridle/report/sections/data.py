@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bridle.data.columns import count
 from bridle.data.medium import Medium
 from bridle.data.quarantine import BadFile
 from bridle.report.examined import Examined
-from bridle.report.html import Html, Section, counted, element, facts, figure, section, table
+from bridle.report.html import Html, Section, element, facts, figure, section, table
 from bridle.report.plots import bar_plot
 
 SHOWN_FILES = 20
@@ -27,7 +28,7 @@ def data_section(examined: Examined | None, quarantine: Sequence[BadFile], mediu
             None: "",
         }[examined.is_training_data]
         were = "was" if examined.files.num_files == 1 else "were"
-        lead = f"{counted(examined.files.num_files, medium.noun)} {were} given to this report. {told}".rstrip()
+        lead = f"{count(examined.files.num_files, medium.noun)} {were} given to this report. {told}".rstrip()
         parts += _examined(examined, medium)
     parts += [element("h3", "Quarantine of the run", class_="after"), _quarantine(quarantine)]
     return section("data", "Data", lead, *parts)

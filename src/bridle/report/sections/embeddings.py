@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from bridle.data.columns import count
 from bridle.report.clips import ClipViews
 from bridle.report.gathering import POOLINGS, Sample
-from bridle.report.html import Html, Section, counted, element, figure, join, section
+from bridle.report.html import Html, Section, element, figure, join, section
 from bridle.report.neighbours import Neighbours
 from bridle.report.plots import NUM_SYMBOLS, Point, legend, scatter
 from bridle.report.scales import number
@@ -33,7 +34,7 @@ def embeddings_section(
     """
     config = views.model.config
     noun, pooling = config.medium.noun, POOLINGS[config.medium.name]
-    lead = f"{counted(len(sample), noun)}: the last layer of the encoder, pooled as '{pooling}'. "
+    lead = f"{count(len(sample), noun)}: the last layer of the encoder, pooled as '{pooling}'. "
     taught = config.finetune is not None
     lead += "The encoder was trained with labels." if taught else "No label was used to make the vectors."
     if agreement is not None:
@@ -53,7 +54,7 @@ def _map(sample: Sample, coordinates: tuple[Tensor, str], *, taught: bool) -> Ht
     ]
     method = coordinates[1]
     what = "coloured by label" if counts else "without labels"
-    plot = scatter(points, f"Map of {counted(len(points), 'clip')} by {method}, {what}")
+    plot = scatter(points, f"Map of {count(len(points), 'clip')} by {method}, {what}")
     keys = [legend([*kinds.items(), *([("other", -1)] if len(kinds) < len(counts) else [])])] if counts else []
     reading = "A mark is a clip, at its first two principal components: the two directions in which clips differ most."
     if method == "t-SNE":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bridle.data.columns import count
 from bridle.report.clips import ClipViews
 from bridle.report.codes import CodeExample
-from bridle.report.html import Html, Section, counted, element, figure, section
+from bridle.report.html import Html, Section, element, figure, section
 from bridle.report.scales import number
 
 
@@ -14,7 +15,7 @@ def meaning_section(examples: Sequence[CodeExample], views: ClipViews) -> Sectio
     """The nearest patches of each code; None without codes."""
     if not examples:
         return None
-    clips = counted(len(views.sample), views.model.config.medium.noun)
+    clips = count(len(views.sample), views.model.config.medium.noun)
     lead = (
         f"The most used codes of level 0 ({len(examples)}) on {clips}, and the patches "
         "whose vectors lie nearest to each. Later levels describe what level 0 leaves over, so they mean little by "

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from bridle.data.columns import count
 from bridle.eval.evaluate import RUN, Evaluation
 from bridle.eval.gain import Gain
 from bridle.eval.protocol import ProbeResult
 from bridle.report.grids import matrix
-from bridle.report.html import Html, Section, counted, element, figure, join, section, table
+from bridle.report.html import Html, Section, element, figure, join, section, table
 from bridle.report.plots import Interval, interval_plot
 from bridle.report.scales import number
 
@@ -30,7 +31,7 @@ def probes_section(evaluation: Evaluation, *, taught: bool) -> Section:
     """
     names = list(evaluation.rows[0].probes)
     lead = (
-        f"{counted(len(evaluation.clips), 'clip')}, {len(evaluation.classes)} classes of column '{evaluation.columns.label}', "
+        f"{count(len(evaluation.clips), 'clip')}, {len(evaluation.classes)} classes of column '{evaluation.columns.label}', "
         f"{evaluation.splits}. Features are frozen; layer, pooling and the probes' parameters are chosen without looking at "
         "test clips."
     )

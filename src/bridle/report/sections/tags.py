@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bridle.data.columns import count
 from bridle.eval.evaluate import RUN
 from bridle.eval.metrics import TagMetrics
 from bridle.eval.tags import TagEvaluation, TagResult
-from bridle.report.html import Html, Section, counted, element, figure, section, table
+from bridle.report.html import Html, Section, element, figure, section, table
 from bridle.report.plots import Interval, interval_plot
 from bridle.report.scales import number
 from bridle.report.sections.probes import TAUGHT_NOTE
@@ -19,7 +20,7 @@ def tags_section(evaluation: TagEvaluation, *, taught: bool) -> Section:
         taught: the encoder was trained with labels.
     """
     lead = (
-        f"{counted(len(evaluation.clips), 'clip')}, {len(evaluation.classes)} tags of column '{evaluation.columns.label}', "
+        f"{count(len(evaluation.clips), 'clip')}, {len(evaluation.classes)} tags of column '{evaluation.columns.label}', "
         f"{evaluation.splits}. Features are frozen; layer, pooling and learning rate are chosen without looking at test clips."
     )
     lead += f" {TAUGHT_NOTE}" if taught else ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bridle.data.columns import count
 from bridle.eval.metrics import CALIBRATION_BINS, ClassificationMetrics, TagMetrics
 from bridle.finetuning.score import PredictedClip
 from bridle.finetuning.tested import RunTest
 from bridle.report.grids import Confidence, reliability
-from bridle.report.html import Html, Section, counted, element, facts, figure, section, table
+from bridle.report.html import Html, Section, element, facts, figure, section, table
 from bridle.report.scales import number
 from bridle.report.sections.data import bad_table
 from bridle.report.sections.probes import confusion_figure, mixed_up
@@ -28,13 +29,13 @@ def tested_section(tested: RunTest, step: int | None) -> Section:
     measured = tested.measured
     fold = f" of fold '{tested.fold}'" if tested.fold else ""
     were = "was" if len(measured.clips) == 1 else "were"
-    lead = f"{counted(len(measured.clips), 'labelled clip')}{fold} that {were} not trained on, with the classifier of this run"
-    lead += f", which learnt from {counted(tested.num_train, 'clip')}. "
+    lead = f"{count(len(measured.clips), 'labelled clip')}{fold} that {were} not trained on, with the classifier of this run"
+    lead += f", which learnt from {count(tested.num_train, 'clip')}. "
     if step is None:
         lead += "The weights are the last ones."
     else:
         lead += f"The weights are those of step {step:,}, "
-        lead += f"which {counted(tested.num_validation, 'validation clip')} chose; test clips choose nothing."
+        lead += f"which {count(tested.num_validation, 'validation clip')} chose; test clips choose nothing."
     parts = [] if measured.metrics is None else _classes(measured.metrics, measured.clips)
     parts += [] if measured.tags is None else _tags(measured.tags)
     if measured.bad:

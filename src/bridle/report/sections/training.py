@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from bridle.data.columns import count
 from bridle.report.curves import Curves, Series, sampled
-from bridle.report.html import Html, Section, counted, element, figure, section, table
+from bridle.report.html import Html, Section, element, figure, section, table
 from bridle.report.plots import line_plot
 from bridle.report.scales import Unit, number
 
@@ -84,10 +85,10 @@ def training_section(curves: Curves, log_every_steps: int) -> Section:
     ]
     figures += [_other_figure(name, curves) for name in curves.values if not _is_drawn(name)]
     skipped = [step for step, value in curves.values.get("skipped", []) if value]
-    steps = counted(curves.last_step, "step")
+    steps = count(curves.last_step, "step")
     often = "every step" if log_every_steps == 1 else f"every {log_every_steps} steps"
     lead = (
-        f"{counted(len(curves.bands), 'phase')}, {steps}, a line logged {often}. Bands are phases, and a plot spans those in "
+        f"{count(len(curves.bands), 'phase')}, {steps}, a line logged {often}. Bands are phases, and a plot spans those in "
         "which its values were logged; rest the pointer on it for values."
     )
     if skipped:
