@@ -44,7 +44,7 @@ def small() -> Finetuning:
     """A few hundred to some thousand labelled clips on a laptop; what is done to the clips stays as in pretraining.
 
     Command: ``bridle finetune RUN MANIFEST --label COLUMN --out RUN2``. Poolings that keep where something is (the frequency of
-    sound, the quarter of a picture) and how much it changes in time tell the classes of small sets better than one mean. All
+    sound, the place in a picture) and how much it changes in time tell the classes of small sets better than one mean. All
     layers learn at one rate: few steps are too few for the first ones at a small part of it.
     """
     return Finetuning(
@@ -52,7 +52,7 @@ def small() -> Finetuning:
         "supervised:60",
         TrainConfig(batch_size=32, max_bad_fraction=0.1),  # of a hundred files 1 % is a single one
         {},
-        pooling={"audio": "statistics", "image": "grid", "video": "grid statistics"},
+        pooling={"audio": "statistics", "image": "time", "video": "grid statistics"},
     )
 
 
