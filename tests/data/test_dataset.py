@@ -2,12 +2,14 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import time
 import warnings
 from itertools import pairwise
 
 import pytest
 import torch
 
+from bridle.data import dataset as dataset_module
 from bridle.data.batch import Batch
 from bridle.data.dataset import ClipDataset, LoadedClip, batch_loader
 from bridle.data.manifest import Entry, Manifest
@@ -183,6 +185,33 @@ def test_a_worker_that_dies_while_the_program_is_elsewhere_is_named():
         os.kill(worker.pid, signal.SIGKILL)
         for _ in range(10_000):
             next(stream)
+
+
+def test_a_death_whose_signal_is_lost_is_named(monkeypatch):
+    monkeypatch.setattr(dataset_module, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(dataset_module, "_name_dead_workers", lambda: signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(DataError, match=r"a data worker died .*exited unexpectedly"):
+            batches(dataset(clip0="kill", clip7="kill"), num_workers=2, num_steps=20)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_worker_that_is_slow_is_waited_for_and_one_that_hangs_is_named(monkeypatch):
+    class SlowLoader(NoiseLoader):
+        def load(self, entry, generator):
+            time.sleep(seconds)
+            return super().load(entry, generator)
+
+    monkeypatch.setattr(dataset_module, "LOOK_SECONDS", 0.05)
+    data = ClipDataset(dataset().manifest, SlowLoader(), 0)
+    seconds = 0.1
+    assert equal_all(batches(data, num_workers=1, num_steps=2), batches(data, num_steps=2))
+    monkeypatch.setattr(dataset_module, "WORKER_TIMEOUT_SECONDS", 0.3)
+    seconds = 2.0
+    with pytest.raises(DataError, match="a data worker died or hangs: DataLoader timed out"):
+        batches(data, num_workers=1, num_steps=2)
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,9 @@ from bridle.errors import ConfigError, DataError, DecodeError
 from bridle.randomness import derive_seed
 
 # A worker that gives no batch for so long hangs in a decoder or on a dead disk.
-WORKER_TIMEOUT_SECONDS = 900
+WORKER_TIMEOUT_SECONDS = 900.0
+# How often is looked whether the workers live: the signal of a death is lost where Python ignores errors, as in `__del__`.
+LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +183,7 @@ def batch_loader(
             num_workers=num_workers,
             collate_fn=partial(collate, patch=patch, frame_shape=dataset.loader.frame_shape, dtype=dataset.loader.dtype),
             worker_init_fn=_start_worker,
-            timeout=WORKER_TIMEOUT_SECONDS if num_workers else 0,
+            timeout=min(LOOK_SECONDS, WORKER_TIMEOUT_SECONDS) if num_workers else 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the default would draw from the global random state
         )
@@ -217,6 +220,9 @@ class _Steps(Sampler[list[tuple[int, int]]]):
                     return
 
 
+_TIMED_OUT = "DataLoader timed out"
+
+
 class _Batches(Iterable[Batch]):
     def __init__(self, loader: DataLoader[Batch]) -> None:
         self._loader = loader
@@ -228,11 +234,14 @@ class _Batches(Iterable[Batch]):
         with one_thread(), _as_many_workers_as_asked_for():
             iterator: Iterator[Batch] | None = iter(self._loader)
         _name_dead_workers()
+        given = time.monotonic()
         while iterator is not None:
             try:
                 with one_thread():
                     batch = next(iterator, None)
             except (RuntimeError, ConnectionError, EOFError) as error:
+                if str(error).startswith(_TIMED_OUT) and time.monotonic() - given < WORKER_TIMEOUT_SECONDS:
+                    continue  # torch has found all workers alive
                 message = _worker_fault(error) if self._loader.num_workers else ""
                 if not message:
                     raise
@@ -240,6 +249,7 @@ class _Batches(Iterable[Batch]):
                 if batch is None:
                     return
                 yield batch
+                given = time.monotonic()
                 continue
             iterator = None  # outside of "except", where no traceback holds it: ends the other workers
             raise DataError(message)
