@@ -76,6 +76,8 @@ class Model:
         """
         tokenizer = self.networks.best_tokenizer
         if tokenizer is None:
+            if self.config.finetune is not None:
+                raise RunError("a fine-tuned run has no fitted tokenizer; take the pretrained run that it began from")
             raise RunError("this run has no fitted tokenizer; pretrain with a cold or tokenizer phase to get codes")
         return tokenizer
 

@@ -282,6 +282,7 @@ class Training:
                 failure = str(error)
         if values and failure is None:
             failure = self._write(step, {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+            self.reporter.examined(self.last_step, values)
         reasons = [reason for reason in distributed.gather_objects(failure) if reason is not None]
         if reasons and examination.needed:
             self.fault = reasons[0]  # told when a line is logged, where a checkpoint is written first
@@ -291,6 +292,7 @@ class Training:
     def log(self, step: int, values: dict[str, Tensor]) -> None:
         """Write one line of metrics; count the bad files of all ranks, so that all of them stop together."""
         failure = self._write(step, values) or self.fault
+        self._report(values)
         gathered = distributed.gather_objects((self.read, failure))
         self.read = []
         for _, reason in gathered:
@@ -300,7 +302,7 @@ class Training:
             self.quarantine.add([file for bad, _ in ranks for file in bad], sum(good for _, good in ranks))
 
     def _write(self, step: int, values: dict[str, Tensor]) -> str | None:
-        """A line of metrics to file and screen, on the rank that writes; the reason if that failed."""
+        """A line of metrics, on the rank that writes; the reason if that failed."""
         if self.writer is None:
             return None
         self.writer.write(self.steps_before + step, self.phase_name, values)
@@ -308,11 +310,10 @@ class Training:
             self.writer.flush()
         except RunError as error:
             return str(error)
-        numbers = torch.stack([value.detach().float().cpu() for value in values.values()]).tolist()
-        self._report(dict(zip(values, numbers, strict=True)))
         return None
 
-    def _report(self, numbers: dict[str, float]) -> None:
+    def _report(self, values: dict[str, Tensor]) -> None:
+        numbers = {name: float(value) for name, value in values.items()}
         self.reporter.values(numbers)
         low = [name for name, value in numbers.items() if name.startswith("perplexity/") and value < COLLAPSED_BELOW]
         if low and not self.alarmed:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -68,6 +69,9 @@ def test_folds_have_a_table_of_their_own(
     assert "mean (95 %)" in shown and (tmp_path / "all" / "fold-2" / "evaluation.json").is_file()
     assert main([*arguments, "--only-fold", "1", "--out", str(tmp_path / "one")]) == 0
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["fold-1"]
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "one" / "fold-1"), str(table), "--label", "word", "--fold", "part"]) == 0
+    assert "was trained with labels ('word'): clips that it learnt from make these numbers too good" in capsys.readouterr().out
     assert main([*arguments, "--only-fold", "7", "--out", str(tmp_path / "none")]) == 1
     assert "there is no fold '7' in column 'part'; there are 0, 1, 2" in capsys.readouterr().err
     assert json.loads((tmp_path / "all" / "evaluation.json").read_text())["folds"][0]["num_clips"] == 4
@@ -225,7 +229,8 @@ def test_probes_while_pretraining_are_logged_and_change_no_weight(
         assert path is not None
         weights.append(load_checkpoint(path).weights)
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert "probe kNN" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert re.search(r"^step 2: probe kNN [0-9.]+%  probe linear [0-9.]+%$", shown, re.MULTILINE) and "step 4: probe" in shown
     assert main([*start, "--out", str(tmp_path / "third"), "--probe", str(sounds)]) == 1
     assert "needs the column with the class: --probe-label COLUMN" in capsys.readouterr().err
     assert main([*start, "--out", str(tmp_path / "fourth"), "--probe-label", "class"]) == 1

@@ -237,6 +237,8 @@ def test_clips_of_no_class_are_learnt_as_such_and_drawn_like_those_of_the_larges
     assert any("fine-tuned with labels already" in text for text in told)
     again = read_tested(tmp_path / "again")
     assert again is not None and any("fine-tuned with labels already" in note for note in again.notes)
+    first = read_tested(tmp_path / "run")
+    assert again.taught_before and first is not None and not first.taught_before
 
 
 @AUDIO_ONLY

@@ -138,6 +138,10 @@ class ProgressReporter:
             console().print(f"{self._name}  {self._done}/{self._steps}  {note}", soft_wrap=True)
             self._next_line = time.monotonic() + self._every
 
+    def examined(self, step: int, values: dict[str, float]) -> None:
+        """A line that stays, above the bar."""
+        console().print(Text(f"step {step}: {describe(values)}"), soft_wrap=True)
+
 
 _MEASURED = (
     ("validation/accuracy", "validation accuracy"),

@@ -130,6 +130,13 @@ def main(arguments: Sequence[str]) -> int:
     if parsed.json is not None:
         check_file(parsed.json)  # before minutes of computing
     model = load(parsed.run, None if parsed.device == "auto" else parsed.device, parsed.precision)
+    if model.config.finetune is not None:
+        learnt = f"{parsed.run} was trained with labels ('{model.config.finetune.label}')"
+        console().print(
+            Text(f"note: {learnt}: clips that it learnt from make these numbers too good; 'bridle inspect' shows its own test"),
+            style="yellow",
+            soft_wrap=True,
+        )
     if parsed.protocol is not None:
         named = (parsed.label, parsed.fold, parsed.split, parsed.group)
         data = read_published(parsed.protocol, (str(parsed.manifest),), named, model.config.medium)

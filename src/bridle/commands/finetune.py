@@ -262,7 +262,7 @@ def screen(out: Path, parts: Sequence[Part], done: Sequence[Finetuned]) -> Itera
         if done[-1].step != done[-1].outcome.step:
             yield Text(f"the validation clips chose the weights of step {done[-1].step}")
         yield Text.assemble(("done", "bold green"), f" after {count(done[-1].outcome.step, 'step')}: {out}")
-        yield Text(f"next: bridle predict {folder} DATA --out predictions.csv")
+        yield Text(f"next: bridle predict {shlex.quote(str(folder))} DATA --out predictions.csv")
 
 
 def classification_screen(metrics: ClassificationMetrics) -> Iterator[RenderableType]:

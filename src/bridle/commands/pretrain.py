@@ -133,7 +133,7 @@ def _say(outcome: Outcome, parsed: Arguments, arguments: Sequence[str]) -> None:
         console().print(f"[yellow]unreadable files: {outcome.num_bad_files}[/], listed in {parsed.out / 'quarantine.jsonl'}")
     if outcome.finished:
         console().print(f"[bold green]done[/] after {outcome.step} steps: {parsed.out}")
-        console().print(f"next: bridle inspect {parsed.out}")
+        console().print(f"next: bridle inspect {shlex.quote(str(parsed.out))}", markup=False, soft_wrap=True)
     else:
         again = shlex.join(a for a in arguments if a != "--resume")
         console().print(f"[bold yellow]stopped[/] after {outcome.step} steps; a checkpoint is written. Continue with:")

@@ -17,8 +17,8 @@ def write_results(tested: RunTest) -> str:
     which = f"{count(len(measured.clips), 'test clip')}{fold}, which neither trained nor chose anything."
     if measured.bad:
         which += f" {count(len(measured.bad), 'file')} could not be read."
-    if tested.notes:
-        which += "\n\n" + "\n".join(f"* {cell(note)}" for note in tested.notes)
+    if tested.taught_before:
+        which += " The encoder had been trained with labels before, and may know them from there."
     return "\n\n".join([which, *_of_classes(measured), *_of_tags(measured)])
 
 

@@ -165,6 +165,9 @@ def _share(manifest: Manifest, rows: Indices, ratio: float, config: PartConfig) 
         )
     splits = stratified_splits(labels, share.denominator, config.seed, groups)[: share.numerator]
     taken = np.sort(np.concatenate([split.test_index for split in splits]))
+    if groups is None and config.separator is None:  # a class of a single clip could not be learnt without it
+        common = Counter(labels)
+        taken = taken[[common[labels[number]] > 1 for number in taken]]
     return np.delete(rows, taken), rows[taken]
 
 

@@ -97,7 +97,8 @@ def finetune(
         f"{len(train)} clips train, {len(part.validation)} choose, {len(part.test)} test; {len(labels.classes)} classes"
     )
     notes = part.notes
-    if source is not None and RunFolder(Path(source)).read_config().finetune is not None:
+    taught_before = source is not None and RunFolder(Path(source)).read_config().finetune is not None
+    if taught_before:
         known = f"{source} was fine-tuned with labels already; its encoder may know clips that are tested here"
         notes = (*notes, known)
     for note in notes:
@@ -125,7 +126,7 @@ def finetune(
     model = load(folder.path, device)
     measured = measure(model, subset(manifest, part.test), take(labels, part.test))
     if distributed.rank() == 0:
-        tested = RunTest(measured, step, part.name, len(part.train), len(part.validation), notes)
+        tested = RunTest(measured, step, part.name, len(part.train), len(part.validation), notes, taught_before)
         write_evaluation(folder.path, tested)
     return Finetuned(outcome, measured, step)
 

@@ -29,6 +29,7 @@ class RunTest:
         num_train: clips that were learnt from.
         num_validation: clips that chose the step.
         notes: what a reader of the score must know.
+        taught_before: the encoder it began with was trained with labels already, maybe with those of test clips.
     """
 
     measured: Measured
@@ -37,6 +38,7 @@ class RunTest:
     num_train: int
     num_validation: int
     notes: tuple[str, ...]
+    taught_before: bool = False
 
     @property
     def score_name(self) -> str:

@@ -20,6 +20,9 @@ class Reporter(Protocol):
     def values(self, values: dict[str, float]) -> None:
         """Newest logged values."""
 
+    def examined(self, step: int, values: dict[str, float]) -> None:
+        """What was measured on labelled clips after ``step`` steps of the run."""
+
 
 class Silent:
     """A reporter that says nothing."""
@@ -34,4 +37,7 @@ class Silent:
         """Ignore."""
 
     def values(self, values: dict[str, float]) -> None:
+        """Ignore."""
+
+    def examined(self, step: int, values: dict[str, float]) -> None:
         """Ignore."""
