@@ -318,7 +318,7 @@ class Training:
         low = [name for name, value in numbers.items() if name.startswith("perplexity/") and value < COLLAPSED_BELOW]
         if low and not self.alarmed:
             self.alarmed = True
-            self.reporter.message(f"ALARM: {', '.join(low)} below {COLLAPSED_BELOW} of K: few codes are in use at these levels")
+            self.reporter.message(f"ALARM: {', '.join(low)} below {COLLAPSED_BELOW} of K: few codes; if that stays, lower K")
 
     def checkpoint(self, step: int, optimizer: Optimizer) -> None:
         """Write a checkpoint; all ranks prove that their codebooks are equal, and wait for it."""

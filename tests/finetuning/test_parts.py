@@ -226,12 +226,18 @@ def test_settings_that_cannot_be(settings: dict[str, Any], match: str) -> None:
 def test_what_cannot_be_parted_is_named() -> None:
     folds = PartConfig(Columns("label", fold="fold"), fold="9")
     with pytest.raises(DataError, match="there is no fold '9' in column 'fold'; there are 1, 2"):
-        parts_of(["a", "b"], folds, fold=["1", "2"])
+        parts_of(["a", "b", "a", "b"], folds, fold=["1", "2"] * 2)
     with pytest.raises(DataError, match=r"no label column 'lable'.*did you mean 'label'"):
-        parts_of(["a", "b"], PartConfig(Columns("lable")))
+        parts_of(["a", "b", "a", "b"], PartConfig(Columns("lable")))
     with pytest.raises(DataError, match="split 'tset' is unknown"):
-        parts_of(["a", "b"], PartConfig(Columns("label", split="split")), split=["train", "tset"])
+        parts_of(["a", "b", "a", "b"], PartConfig(Columns("label", split="split")), split=["train", "tset"] * 2)
     with pytest.raises(DataError, match="no clip is left to train on; use other splits"):
-        parts_of(["a", "b"], PartConfig(Columns("label", split="split")), split=["val", "test"])
+        parts_of(["a", "b", "a", "b"], PartConfig(Columns("label", split="split")), split=["val", "test"] * 2)
     with pytest.raises(DataError, match="5 splits need as many clips or groups, and there are 3"):
         parts_of(["a", "b", "a"], PartConfig(Columns("label")))
+
+
+def test_labels_of_which_none_occurs_twice_are_refused() -> None:
+    with pytest.raises(DataError, match="every one of the 6 clips has a label of its own in column 'label'; name the column"):
+        parts_of(list("abcdef"), PartConfig(Columns("label")))
+    assert len(one_part(list("abcdea"), PartConfig(Columns("label"), test_ratio=0)).train) == 6

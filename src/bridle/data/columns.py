@@ -81,6 +81,19 @@ def with_cells(manifest: Manifest, columns: Columns, untagged: bool = False) -> 
     return subset(manifest, kept), notes
 
 
+def check_repeated(labels: Sequence[str], column: str) -> None:
+    """Refuse labels of which none occurs twice: no clip could be told by another.
+
+    Raises:
+        DataError: all of them occur once.
+    """
+    if len(labels) > 1 and len(set(labels)) == len(labels):
+        raise DataError(
+            f"every one of the {count(len(labels), 'clip')} has a label of its own in column '{column}'; name the column with "
+            "the classes, or add clips of the same classes"
+        )
+
+
 def subset(manifest: Manifest, rows: Sequence[int]) -> Manifest:
     """Some rows of a manifest, in the order of ``rows``."""
     columns = {name: [cells[row] for row in rows] for name, cells in manifest.columns.items()}

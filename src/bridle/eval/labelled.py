@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bridle.data.columns import Columns, count, subset, with_cells
+from bridle.data.columns import Columns, check_repeated, count, subset, with_cells
 from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.eval.features import BAG_OF_CODES, Choice, Collected, collect_features
@@ -131,6 +131,7 @@ def read_labelled(model: Model, manifest: Manifest, columns: Columns, reading: R
     manifest, notes = with_cells(manifest, columns)
     # A wrong column must not show only after the files were read.
     names = reading.stratify(manifest.columns[columns.label])
+    check_repeated(names, columns.label)
     choose_splits(_feature_set(manifest, columns, names, {"none": torch.zeros(len(manifest), 1)}), reading.seed)
     done = 0
 

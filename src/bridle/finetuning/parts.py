@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from bridle.data.columns import Columns, count, with_cells
+from bridle.data.columns import Columns, check_repeated, count, with_cells
 from bridle.data.manifest import Manifest
 from bridle.errors import ConfigError, DataError
 from bridle.eval.splits import Indices, splits_from_folds, splits_from_split, stratified_splits
@@ -90,6 +90,8 @@ def part_clips(manifest: Manifest, config: PartConfig) -> tuple[Manifest, list[P
         DataError: a column or fold that does not exist, a split that is none, or no clip that trains.
     """
     manifest, notes = with_cells(manifest, config.columns, config.untagged == "negative")
+    if config.separator is None:
+        check_repeated(manifest.columns[config.columns.label], config.columns.label)
     if manifest.bad:
         first = manifest.bad[0]
         notes.append(f"left out: {count(len(manifest.bad), 'unreadable file')}, first {first.key} ({first.reason})")

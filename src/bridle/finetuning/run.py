@@ -94,7 +94,7 @@ def finetune(
     config = replace(config, finetune=replace(settings, classes=labels.classes))
     train = replace(subset(manifest, part.train), bad=())  # which are of all parts
     reporter.message(
-        f"{len(train)} clips train, {len(part.validation)} choose, {len(part.test)} test; {len(labels.classes)} classes"
+        f"{len(train)} clips train, {len(part.validation)} validate, {len(part.test)} test; {len(labels.classes)} classes"
     )
     notes = part.notes
     taught_before = source is not None and RunFolder(Path(source)).read_config().finetune is not None
