@@ -185,4 +185,4 @@ def test_brackets_and_single_rows_are_shown_as_they_are(tiny_run, tiny_folder, t
 def test_a_run_without_tokenizer_is_told_before_anything_is_drawn(tuned, tiny_folder, tmp_path, capsys):
     assert main(["tokenize", str(tuned), str(tiny_folder), "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr()
-    assert "this run has no fitted tokenizer" in said.err and said.out == ""
+    assert "take the pretrained run that it began from" in said.err and said.out == ""
