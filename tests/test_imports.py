@@ -15,7 +15,7 @@ NEVER_AT_IMPORT = ("av", "faiss", "matplotlib", "sklearn", "tensorboard", "torch
 
 # Which unit may import which: docs/architecture.md, "Layers". A unit is a folder or a top-level module of bridle. An
 # allowed name covers what is below it: "data" allows bridle.data.batch, but "data.batch" does not allow bridle.data.
-BASE = {"errors", "grid", "randomness", "distributed", "config", "files", "paths"}
+BASE = {"errors", "grid", "randomness", "distributed", "config", "files", "paths", "wording"}
 MODELS = BASE | {"nn", "quantize", "models"}
 TRAINING = MODELS | {"media", "data", "masking", "mixing", "losses", "optim", "phases", "objectives", "train"}
 RUNS = TRAINING | {"run", "networks", "windows", "prediction", "inference"}

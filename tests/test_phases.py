@@ -62,3 +62,8 @@ def test_nonsense_is_explained(text: str) -> None:
 def test_labels_are_new_when_they_come_from_elsewhere_or_a_tokenizer_was_trained(text: str, new: list[bool]) -> None:
     plan = parse_phases(text)
     assert [has_new_labels(plan, index) for index in range(len(plan))] == new
+
+
+def test_lengths_are_spoken():
+    spoken = [phase.spoken_length for phase in parse_phases("cold:1, tokenizer:2.5, encoder:1steps, joint:400steps")]
+    assert spoken == ["1 epoch", "2.5 epochs", "1 step", "400 steps"]

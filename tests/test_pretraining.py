@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 from reference.configs import normalised
-from reference.faults import After, die
+from reference.faults import After, die, state
 
 from bridle.config import to_yaml
 from bridle.errors import ConfigError, DataError, QuantizerError, RunError
@@ -41,14 +41,6 @@ def debug(**changes: object) -> RunConfig:
 
 def get_sigterm() -> None:
     signal.raise_signal(signal.SIGTERM)
-
-
-def state(run: Path) -> tuple[dict, dict, dict, list[dict]]:
-    path = latest_checkpoint(run)
-    assert path is not None
-    checkpoint = load_checkpoint(path)
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return checkpoint.weights, checkpoint.optimizer, checkpoint.state, metrics
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,11 @@ class Phase:
         rate = "" if self.lr is None else f" lr={self.lr!r}"
         return f"{self.kind}:{_number(self.length)}{'steps' if self.unit == 'steps' else ''}{rate}"
 
+    @property
+    def spoken_length(self) -> str:
+        """``1 step``, ``2.5 epochs``."""
+        return f"{self.length:g} {self.unit.removesuffix('s') if self.length == 1 else self.unit}"
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """Its length in steps, at least 1."""
         return max(1, round(self.length * (steps_per_epoch if self.unit == "epochs" else 1)))

@@ -64,7 +64,7 @@ def pretrain(
     config = resolve(config, manifest, folder, device)
     loader = build_loader(config.clips)
     dataset = ClipDataset(manifest, loader, config.seed)
-    order = epoch_order(dataset, loader.crop_frames, config)
+    order = epoch_order(dataset, config)
     networks = Networks(config)
 
     def build(phase: Phase) -> Objective:

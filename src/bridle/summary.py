@@ -203,8 +203,7 @@ def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _P
         line = dict(last.get(name, {}))
         logged = int(line.pop("step", 0)) - sum(position.phase_steps[:index]) if line else 0
         line.pop("phase", None)
-        unit = phase.unit.removesuffix("s") if phase.length == 1 else phase.unit
-        length = f"{phase.length:g} {unit}" + ("" if phase.lr is None else f", lr {phase.lr:g}")
+        length = phase.spoken_length + ("" if phase.lr is None else f", lr {phase.lr:g}")
         summaries.append(PhaseSummary(name, length, done, total, logged, line))
     return tuple(summaries)
 

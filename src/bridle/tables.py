@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from bridle.data.columns import count
 from bridle.data.loaders import content_settings
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
@@ -31,6 +30,7 @@ from bridle.files import as_utf8, explain_write_error, write_atomically
 from bridle.inference import Model, Window
 from bridle.nn.pooling import Pooling, check_pooling, pool, pooled_width
 from bridle.run import clip_grid
+from bridle.wording import count
 
 QUARANTINE_NAME = "_quarantine.jsonl"
 FILES_PER_PART = 1000

@@ -84,9 +84,9 @@ class Parts:
     reporter: Reporter
 
 
-def epoch_order(dataset: ClipDataset, crop_frames: int, config: RunConfig) -> EpochOrder:
-    """The batches of a run's clips; a full crop has ``crop_frames`` frames."""
-    return EpochOrder(dataset.lengths(), config.train.batch_size, crop_frames, config.encoder.patch[0], config.seed)
+def epoch_order(clips: ClipDataset, config: RunConfig) -> EpochOrder:
+    """The batches of a run's clips."""
+    return EpochOrder(clips.lengths(), config.train.batch_size, clips.loader.crop_frames, config.encoder.patch[0], config.seed)
 
 
 class Examination(Protocol):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridle.data.columns import Columns, count, subset, with_cells
+from bridle.data.columns import Columns, subset, with_cells
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError
@@ -58,10 +58,6 @@ def test_a_subset_is_in_the_order_of_its_rows() -> None:
     assert found.columns == {"label": ["c", "a", "c"], "Größe": ["3", "1", "3"]}
     assert found.bad == BAD
     assert len(subset(found, [])) == 0
-
-
-def test_counting_is_grammatical() -> None:
-    assert [count(number, "clip") for number in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
 
 
 def test_what_is_refused_is_named() -> None:

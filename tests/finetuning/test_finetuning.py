@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference.faults import After, die
+from reference.faults import After, die, state
 from reference.media_folders import write_folder
 from reference.untrained_runs import small_config, write_run
 
@@ -29,7 +29,6 @@ from bridle.finetuning.run import Finetuned, finetune, finetuned_config
 from bridle.finetuning.tested import read_tested
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.run import RunConfig, RunFolder
-from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
 from bridle.train.reporter import Silent
 from bridle.train.weights import read_weights
 
@@ -73,14 +72,6 @@ def config_of(source: Path, **changes: Any) -> RunConfig:
     train = dataclasses.replace(config.train, batch_size=4, checkpoint_every_steps=2, log_every_steps=1, precision="fp32")
     hard = dataclasses.replace(config.clips, **HARD[config.medium.name])
     return dataclasses.replace(config, train=train).with_clips(hard)
-
-
-def state(run: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[Any]]:
-    path = latest_checkpoint(run)
-    assert path is not None
-    checkpoint = load_checkpoint(path)
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return checkpoint.weights, checkpoint.optimizer, checkpoint.state, metrics
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,11 @@
-"""What happens to a run in the middle of it."""
+"""What happens to a run in the middle of it, and all that it leaves behind."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
 from bridle.train.reporter import Silent
 
 
@@ -20,3 +24,12 @@ class After(Silent):
 def die() -> None:
     """Stop like a kill: an exception between two steps, no goodbye."""
     raise SystemExit("killed")
+
+
+def state(run: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Weights, optimiser, position and logged lines of a run's newest checkpoint."""
+    path = latest_checkpoint(run)
+    assert path is not None
+    checkpoint = load_checkpoint(path)
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return checkpoint.weights, checkpoint.optimizer, checkpoint.state, metrics

@@ -16,7 +16,6 @@ from rich.text import Text
 from bridle.commands.arguments import Data, JsonFile, parse, write_json
 from bridle.commands.display import console, stages, table
 from bridle.config import to_dict
-from bridle.data.columns import count
 from bridle.data.manifest import likely_medium
 from bridle.data.medium import MEDIA
 from bridle.doctor.advice import BLANK
@@ -26,6 +25,7 @@ from bridle.doctor.speed import Speed
 from bridle.paths import check_file
 from bridle.recipes import recipe
 from bridle.run import RunConfig
+from bridle.wording import count
 
 SHOWN_FILES = 10
 SHOWN_KINDS = 4

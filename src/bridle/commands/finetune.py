@@ -18,7 +18,7 @@ from rich.text import Text
 from bridle.commands.display import ProgressReporter, console, table
 from bridle.commands.published import read_published
 from bridle.data.audio import AudioConfig
-from bridle.data.columns import Columns, count
+from bridle.data.columns import Columns
 from bridle.data.image import ImageConfig
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.data.medium import Medium
@@ -33,6 +33,7 @@ from bridle.objectives.supervised import FinetuneConfig
 from bridle.recipes.finetune import FINETUNING, finetuning
 from bridle.run import RunConfig, RunFolder
 from bridle.train.loop import TrainConfig
+from bridle.wording import count
 
 _USAGE = """usage: bridle finetune RUN MANIFEST --label COLUMN --out RUN2 [--recipe NAME] [--resume] [--any-setting VALUE ...]
 

@@ -16,7 +16,6 @@ from rich.text import Text
 from bridle.commands.arguments import JsonFile, Run, parse, write_json
 from bridle.commands.display import console, describe, table
 from bridle.config import to_dict
-from bridle.data.columns import count
 from bridle.data.loaders import ClipConfig
 from bridle.finetuning.tested import chosen_step, read_tested
 from bridle.objectives.supervised import FinetuneConfig
@@ -24,6 +23,7 @@ from bridle.paths import check_file
 from bridle.quantize import COLLAPSED_BELOW
 from bridle.run import RunConfig
 from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
+from bridle.wording import count
 
 _DESCRIPTION = """Show what is in a run folder, finished or not.
   Settings, phases with their steps and newest values, health of the codebooks with an alarm where a level

@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     parsed = parse(Arguments, arguments, "bridle predict", _DESCRIPTION)
     check_file(parsed.out, TABLE_SUFFIXES)
     model, manifest = read_all(parsed, needs="classifier")
-    from bridle.data.columns import count
     from bridle.finetuning.predictions import write_predictions
+    from bridle.wording import count
 
     with progress("files") as bar:
         task = bar.add_task(f"model {model.fingerprint}", total=len(manifest))

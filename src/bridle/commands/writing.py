@@ -60,8 +60,8 @@ def write_tables(request: Request, write: Write, needs: str = "") -> int:
     out = request.out
     check_folder(out)
     model, manifest = read_all(request, needs)
-    from bridle.data.columns import count
     from bridle.tables import QUARANTINE_NAME
+    from bridle.wording import count
 
     with progress("files") as bar:
         task = bar.add_task(f"model {model.fingerprint}", total=len(manifest))

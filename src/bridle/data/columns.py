@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from bridle.data.manifest import Manifest
 from bridle.errors import DataError
+from bridle.wording import count
 
 _EMPTY = ("", "nan")  # tables that were written with missing values say nan
 
@@ -98,11 +99,6 @@ def subset(manifest: Manifest, rows: Sequence[int]) -> Manifest:
     """Some rows of a manifest, in the order of ``rows``."""
     columns = {name: [cells[row] for row in rows] for name, cells in manifest.columns.items()}
     return Manifest(tuple(manifest.entries[row] for row in rows), columns, manifest.bad)
-
-
-def count(number: int, noun: str) -> str:
-    """``1 clip``, ``2,000 clips``."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def _no_column(role: str, column: str, names: list[str]) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridle.data.columns import count
 from bridle.doctor.plan import Plan
 from bridle.doctor.scan import Scan
 from bridle.doctor.speed import Speed
 from bridle.media.audio import AudioInfo
 from bridle.media.image import ImageInfo
 from bridle.run import RunConfig
+from bridle.wording import count
 
 PATCHES_PER_CODE = 100
 """Patches in an epoch for each code of a codebook, below which codes are learnt from too little."""

@@ -124,8 +124,8 @@ def project(
         seconds, clips = steps[phase.kind]
         count = phase.total_steps(plan.steps_per_epoch)
         epoch = seconds * plan.full_steps
-        length = f"{phase.length:g} {phase.unit.removesuffix('s') if phase.length == 1 else phase.unit}"
-        times.append(PhaseTime(phase.kind, length, count, seconds, clips, epoch, epoch * count / plan.steps_per_epoch))
+        phase_seconds = epoch * count / plan.steps_per_epoch
+        times.append(PhaseTime(phase.kind, phase.spoken_length, count, seconds, clips, epoch, phase_seconds))
     cached = min(1.0, plan.cache_limit_bytes / max(1, plan.cache_bytes)) * plan.cacheable_clips
     reread = clip_seconds * (plan.num_clips - cached)
     read = reread + kept_seconds * cached

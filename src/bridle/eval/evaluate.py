@@ -8,7 +8,7 @@ from functools import partial
 from statistics import fmean
 from typing import Literal, get_args
 
-from bridle.data.columns import Columns, count
+from bridle.data.columns import Columns
 from bridle.data.manifest import Manifest
 from bridle.errors import ConfigError
 from bridle.eval.attentive import AttentiveConfig, attentive_probe
@@ -33,6 +33,7 @@ from bridle.eval.patches import PATCH_GIGABYTES
 from bridle.eval.protocol import FeatureSet, Probe, ProbeResult, evaluate, knn_probe, linear_probe
 from bridle.eval.retrieval import Retrieval, retrieval
 from bridle.inference import Model
+from bridle.wording import count
 
 __all__ = [
     "PROBING",

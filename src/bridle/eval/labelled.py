@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from bridle.data.columns import Columns, check_repeated, count, subset, with_cells
+from bridle.data.columns import Columns, check_repeated, subset, with_cells
 from bridle.data.manifest import Manifest
 from bridle.data.quarantine import BadFile
 from bridle.eval.features import BAG_OF_CODES, Choice, Collected, collect_features
 from bridle.eval.protocol import FeatureSet, choose_splits
 from bridle.inference import Model, random_model
+from bridle.wording import count
 
 RANDOM, RUN = "random encoder", "this run"
 READING, PROBING = "reading files", "fitting probes"

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bridle.data.columns import count
 from bridle.errors import DataError
 from bridle.eval.intervals import t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions, knn_probabilities
 from bridle.eval.linear_probe import linear_predictions, linear_probabilities
 from bridle.eval.ranking import Contest, Ranking, thin
 from bridle.eval.splits import Indices, Split, splits_from_folds, splits_from_split, stratified_splits
+from bridle.wording import count
 
 Predict = Callable[[Tensor, Tensor, Tensor, Sequence[float]], Tensor]
 """``(train (n, D), labels (n,), queries (m, D), grid of G parameters) -> (G, m)`` predicted labels."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from bridle.data.columns import count
 from bridle.data.manifest import Manifest
 from bridle.export.results import cell, markdown_table, metric_names, write_results
 from bridle.finetuning.tested import RunTest
 from bridle.run import RunConfig, clip_grid
 from bridle.summary import PhaseSummary, RunSummary, unfinished
+from bridle.wording import count
 
 _PIPELINES = {"audio": "feature-extraction", "image": "image-feature-extraction", "video": "feature-extraction"}
 _CLASSIFIES = {"audio": "audio-classification", "image": "image-classification", "video": "video-classification"}

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from bridle.data.batch import Batch
-from bridle.data.columns import count
 from bridle.errors import RunError
 from bridle.inference import Model, Window
 from bridle.objectives.view import WholeView, whole_view
 from bridle.prediction import to_probabilities
 from bridle.quantize import ResidualQuantizer
 from bridle.randomness import generator
+from bridle.wording import count
 
 TOLERANCE = 1e-4
 """Absolute, and relative for values above 1."""

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 
-from bridle.data.columns import Columns, count, with_cells
+from bridle.data.columns import Columns, with_cells
 from bridle.data.labels import read_labels
 from bridle.data.manifest import Manifest, read_manifest
 from bridle.errors import ConfigError, DataError, RunError
@@ -32,6 +32,7 @@ from bridle.objectives.supervised import FinetuneConfig
 from bridle.paths import check_folder, check_run, check_sources
 from bridle.summary import summarise, unfinished
 from bridle.train.checkpoint import latest_checkpoint, read_state
+from bridle.wording import count
 
 Target = Literal["hf", "onnx", "timm"]
 """A tool that an export is for."""

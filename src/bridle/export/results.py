@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bridle.data.columns import count
 from bridle.finetuning.score import Measured
 from bridle.finetuning.tested import RunTest
+from bridle.wording import count
 
 
 def write_results(tested: RunTest) -> str:

@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from bridle.data.columns import Columns, check_repeated, count, with_cells
+from bridle.data.columns import Columns, check_repeated, with_cells
 from bridle.data.manifest import Manifest
 from bridle.errors import ConfigError, DataError
 from bridle.eval.splits import Indices, splits_from_folds, splits_from_split, stratified_splits
 from bridle.randomness import permutation
+from bridle.wording import count
 
 Untagged = Literal["left_out", "negative"]
 _VALIDATION = ("validation", "valid", "val", "dev")

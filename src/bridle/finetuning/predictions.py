@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from bridle.data.columns import count
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import DataError, RunError
 from bridle.files import as_utf8, explain_write_error, write_atomically
 from bridle.inference import Model, Prediction, Window
 from bridle.paths import TABLE_SUFFIXES, check_file
+from bridle.wording import count
 
 _SLAB_FILES = 256
 

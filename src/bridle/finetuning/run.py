@@ -174,7 +174,7 @@ def _parts(
     if settings.waveforms is not None:
         assert isinstance(loader, AudioLoader)
         dataset = MixedSounds(train, loader, config.seed, settings.waveforms)
-    order = epoch_order(dataset, loader.crop_frames, config)
+    order = epoch_order(dataset, config)
     values = target_values(labels)
     if settings.sampling == "balanced":
         counts = values.sum(0).clamp(min=1)

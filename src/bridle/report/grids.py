@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bridle.data.columns import count
 from bridle.report.html import Html, element
 from bridle.report.plots import svg
 from bridle.report.scales import Scale, number
+from bridle.wording import count
 
 NAMED_CLASSES = 24
 """Classes up to which a confusion matrix has room for their names and counts."""

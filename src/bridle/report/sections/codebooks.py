@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bridle.data.columns import count
 from bridle.eval.features import CodeStatistics
 from bridle.quantize import COLLAPSED_BELOW
 from bridle.report.curves import Curves
@@ -16,6 +15,7 @@ from bridle.report.html import Html, Section, element, figure, join, section, ta
 from bridle.report.scales import number
 from bridle.report.sections.training import curve_figure
 from bridle.summary import RunSummary
+from bridle.wording import count
 
 
 def codebooks_section(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridle.data.columns import count
 from bridle.data.medium import Medium
 from bridle.data.quarantine import BadFile
 from bridle.report.examined import Examined
 from bridle.report.html import Html, Section, element, facts, figure, section, table
 from bridle.report.plots import bar_plot
+from bridle.wording import count
 
 SHOWN_FILES = 20
 _SHOWN_KINDS = 4

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bridle.data.columns import count
 from bridle.report.clips import ClipViews
 from bridle.report.gathering import POOLINGS, Sample
 from bridle.report.html import Html, Section, element, figure, join, section
 from bridle.report.neighbours import Neighbours
 from bridle.report.plots import NUM_SYMBOLS, Point, legend, scatter
 from bridle.report.scales import number
+from bridle.wording import count
 
 
 def embeddings_section(

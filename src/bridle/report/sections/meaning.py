@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridle.data.columns import count
 from bridle.report.clips import ClipViews
 from bridle.report.codes import CodeExample
 from bridle.report.html import Html, Section, element, figure, section
 from bridle.report.scales import number
+from bridle.wording import count
 
 
 def meaning_section(examples: Sequence[CodeExample], views: ClipViews) -> Section | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from bridle.data.columns import count
 from bridle.eval.evaluate import RUN, Evaluation
 from bridle.eval.gain import Gain
 from bridle.eval.protocol import ProbeResult
@@ -13,6 +12,7 @@ from bridle.report.grids import matrix
 from bridle.report.html import Html, Section, element, figure, join, section, table
 from bridle.report.plots import Interval, interval_plot
 from bridle.report.scales import number
+from bridle.wording import count
 
 SHOWN_PAIRS = 10
 TAUGHT_NOTE = (

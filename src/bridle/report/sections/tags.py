@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bridle.data.columns import count
 from bridle.eval.evaluate import RUN
 from bridle.eval.metrics import TagMetrics
 from bridle.eval.tags import TagEvaluation, TagResult
@@ -10,6 +9,7 @@ from bridle.report.html import Html, Section, element, figure, section, table
 from bridle.report.plots import Interval, interval_plot
 from bridle.report.scales import number
 from bridle.report.sections.probes import TAUGHT_NOTE
+from bridle.wording import count
 
 
 def tags_section(evaluation: TagEvaluation, *, taught: bool) -> Section:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bridle.data.columns import count
 from bridle.eval.metrics import CALIBRATION_BINS, ClassificationMetrics, TagMetrics
 from bridle.finetuning.score import PredictedClip
 from bridle.finetuning.tested import RunTest
@@ -14,6 +13,7 @@ from bridle.report.scales import number
 from bridle.report.sections.data import bad_table
 from bridle.report.sections.probes import confusion_figure, mixed_up
 from bridle.report.sections.tags import tag_table
+from bridle.wording import count
 
 SHOWN_BINS = 10
 """Of the plot of confidence against accuracy; fewer than of the calibration error, so that they hold more clips."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bridle.data.columns import count
 from bridle.report.curves import Curves, Series, sampled
 from bridle.report.html import Html, Section, element, figure, section, table
 from bridle.report.plots import line_plot
 from bridle.report.scales import Unit, number
+from bridle.wording import count
 
 _CLASSES = (("class", "training"), ("validation/loss", "validation"))
 _RIGHT = (("accuracy", "training"), ("validation/accuracy", "validation"))
