@@ -27,11 +27,14 @@ demo: setup ## pretrain, embed and evaluate on small sets of sounds, pictures an
 	$(if $(DATA),,$(BIN)/bridle demo --medium image)
 	$(if $(DATA),,$(BIN)/bridle demo --medium video)
 
+# A process of tests for each core, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 test: setup ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup ## all tests, the slow ones too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup ## formatting, lint, types, layers
 	$(BIN)/ruff format --check src tests benchmarks

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests. No global seeds: a test that draws random numbers seeds its own generator."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,13 @@ from hypothesis import settings
 # No test depends on wall time, and the examples are the same in every run.
 settings.register_profile("bridle", deadline=None, derandomize=True)
 settings.load_profile("bridle")
+
+
+@pytest.fixture(autouse=True)
+def own_console() -> None:
+    """The console of the commands keeps the width it was made with: every test has one of its own."""
+    if (display := sys.modules.get("bridle.commands.display")) is not None:
+        display._CONSOLE.clear()
 
 
 @pytest.fixture(scope="session")
