@@ -96,6 +96,16 @@ class RunSummary:
     num_bytes: int
     num_quarantined: int
 
+    @property
+    def alarms(self) -> list[str]:
+        """A line for each level that has collapsed."""
+        return [
+            f"level {level} has collapsed: perplexity / K is {100 * health.perplexity:.0f} %, below "
+            f"{100 * COLLAPSED_BELOW:.0f} %; use fewer codes (--quantizer.codebook-size) or more data"
+            for level, health in enumerate(self.levels)
+            if health.alarm
+        ]
+
 
 def summarise(run: Path) -> RunSummary:
     """Read a run folder; nothing is changed.

@@ -62,7 +62,7 @@ def test_shows_a_run_without_checkpoint(tiny_run, tmp_path, capsys):
 def test_collapsed_level_raises_the_alarm(tiny_run):
     summary = dataclasses.replace(summarise(tiny_run), levels=(LevelHealth(0.9, 0.8, 0.3), LevelHealth(0.05, 0.04, None)))
     text = text_of(summary)
-    assert "ALARM: level 1 has collapsed: perplexity/K is 0.04, below 0.1" in text
+    assert "ALARM: level 1 has collapsed: perplexity / K is 4 %, below 10 %" in text
     assert "level 0 has" not in text
 
 

@@ -20,7 +20,7 @@ from bridle.eval import evaluate as evaluate_module
 from bridle.eval.evaluate import PROBING, RANDOM, READING, RUN, Columns, Evaluation, Plan, evaluate_run
 from bridle.eval.features import BAG_OF_CODES, Choice, collect_features
 from bridle.eval.gain import paired_gain
-from bridle.eval.intervals import t_interval
+from bridle.eval.intervals import t_interval, wilson_interval
 from bridle.eval.protocol import FeatureSet, ProbeResult, SplitResult, evaluate, knn_probe, linear_probe
 from bridle.eval.tags import TagEvaluation, evaluate_tags_run
 from bridle.inference import load
@@ -120,6 +120,16 @@ def test_gain_of_a_single_split_pairs_its_clips():
     half = 1.959964 * np.std([1, 0, 0, -1]) / 2
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
     assert not gain.certain
+
+
+@pytest.mark.parametrize("num_splits", [1, 5])
+def test_a_gain_of_nothing_has_the_width_of_what_so_few_clips_would_miss(num_splits):
+    same = result_of([0.75] * num_splits)
+    labels = ["a"] * sum(len(split.test_index) for split in same.splits)
+    gain = paired_gain(same, same, labels, "other")
+    missed = wilson_interval(0, len(labels))[1]
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.0, -missed, missed))
+    assert missed > 0.15
 
 
 def test_gain_needs_equal_probes_and_splits():

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bridle.config import to_dict
 from bridle.errors import DataError
-from bridle.eval.intervals import t_interval, wilson_interval
+from bridle.eval.intervals import accuracy_interval, t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions
 from bridle.eval.linear_probe import linear_predictions, linear_probabilities
 from bridle.eval.protocol import (
@@ -199,6 +199,14 @@ def test_intervals_equal_scipy():
 def test_interval_is_over_folds_from_three_on():
     assert "Student interval over 5 splits" in evaluate(feature_set(**columns_of("folds")), KNN).interval
     assert "Wilson interval over 100 test clips" in evaluate(feature_set(**columns_of("two folds")), KNN).interval
+
+
+def test_folds_that_are_equally_accurate_do_not_tell_how_sure_their_mean_is():
+    sure = accuracy_interval([1.0] * 5, [4] * 5)
+    assert (sure.low, sure.high) == wilson_interval(20, 20)
+    assert sure.low < 0.85
+    assert sure.made == "95 % Wilson interval over 20 test clips"
+    assert (accuracy_interval([0.5, 1.0, 0.75], [4] * 3).low, 1.0) == t_interval([0.5, 1.0, 0.75])
 
 
 @pytest.mark.parametrize(

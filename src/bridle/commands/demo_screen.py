@@ -156,4 +156,4 @@ def _describe_codes(codes: CodeStatistics) -> str:
     report = codes.report
     used = sum(report.used) / len(report.used)
     levels = " ".join(f"{100 * value:.0f}" for value in report.perplexity)
-    return f"codes: {len(report.used)} levels of {report.codebook_size}, {100 * used:.0f} % in use, perplexity/K {levels} %"
+    return f"codes: {len(report.used)} levels of {report.codebook_size}, {100 * used:.0f} % in use, perplexity / K {levels} %"

@@ -282,7 +282,7 @@ def code_table(codes: CodeStatistics) -> Table:
     """Health of every level of the codes, in per cent; what shuffling leaves of information is in brackets."""
     report = codes.report
     sizes = f"{len(report.used)} levels of {report.codebook_size}, {report.num_patches:,} patches"
-    columns = ["level", "used %", "perplexity/K %", "energy left %", "tells position, bits", "tells level before, %"]
+    columns = ["level", "used %", "perplexity / K %", "energy left %", "tells position, bits", "tells level before, %"]
     columns += ["changed since the cold start, %"] if codes.churn else []
     made = table(f"codes of the {codes.tokenizer} tokenizer: {sizes}", columns, [])
     for level, share in enumerate(report.perplexity):

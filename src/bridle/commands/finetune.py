@@ -25,6 +25,7 @@ from bridle.data.medium import Medium
 from bridle.data.video import VideoConfig
 from bridle.distributed import process_group, rank, usable_device
 from bridle.errors import ConfigError
+from bridle.eval.intervals import wilson_interval
 from bridle.eval.metrics import ClassificationMetrics, TagMetrics
 from bridle.finetuning.folds import cross_validation, finetune_folds, fold_folder
 from bridle.finetuning.parts import Part, PartConfig, Untagged, part_clips
@@ -270,8 +271,10 @@ def classification_screen(metrics: ClassificationMetrics) -> Iterator[Renderable
     """Scores of one class a clip, its classes from the worst on, and what is most often taken for what."""
     some = (each for each in metrics.top_k if 1 < each.k < len(metrics.classes))
     top = next((f", top {each.k} {100 * each.accuracy:.1f}" for each in some), "")
+    low, high = wilson_interval(metrics.accuracy * metrics.num_clips, metrics.num_clips)
     yield Text(
-        f"test: {metrics.num_clips} clips, accuracy {100 * metrics.accuracy:.1f} %{top}, balanced "
+        f"test: {count(metrics.num_clips, 'clip')}, accuracy {100 * metrics.accuracy:.1f} % "
+        f"(95 %: {100 * low:.1f}-{100 * high:.1f}){top}, balanced "
         f"{100 * metrics.balanced_accuracy:.1f}, macro F1 {100 * metrics.macro_f1:.1f}, "
         f"calibration error {100 * metrics.calibration_error:.1f}",
         style="bold",
@@ -284,14 +287,14 @@ def classification_screen(metrics: ClassificationMetrics) -> Iterator[Renderable
     yield made
     names = [row.name for row in metrics.classes]
     wrong = [
-        (count, names[truth], names[said])
-        for truth, counts in enumerate(metrics.confusion)
-        for said, count in enumerate(counts)
-        if truth != said and count
+        (times, names[truth], names[said])
+        for truth, row in enumerate(metrics.confusion)
+        for said, times in enumerate(row)
+        if truth != said and times
     ]
     if wrong:
         shown = ", ".join(
-            f"{truth} for {said} ({count})" for count, truth, said in sorted(wrong, reverse=True)[:SHOWN_CONFUSIONS]
+            f"{truth} for {said} ({times})" for times, truth, said in sorted(wrong, reverse=True)[:SHOWN_CONFUSIONS]
         )
         yield Text(f"most often mistaken: {shown}")
     if metrics.without_clips:

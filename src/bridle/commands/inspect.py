@@ -20,7 +20,6 @@ from bridle.data.loaders import ClipConfig
 from bridle.finetuning.tested import chosen_step, read_tested
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.paths import check_file
-from bridle.quantize import COLLAPSED_BELOW
 from bridle.run import RunConfig
 from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
 from bridle.wording import count
@@ -77,13 +76,8 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
         yield Text("\n".join(["", *_finetuned(Path(summary.path)), ""]))
     if summary.levels:
         yield codebook_table(summary)
-    for level, health in enumerate(summary.levels):
-        if health.alarm:
-            yield Text(
-                f"ALARM: level {level} has collapsed: perplexity/K is {health.perplexity:.2f}, below {COLLAPSED_BELOW}; "
-                "use fewer codes (--quantizer.codebook-size) or more data",
-                style="bold red",
-            )
+    for line in summary.alarms:
+        yield Text(f"ALARM: {line}", style="bold red")
     yield Text(f"{_sizes(summary)}\n\n{_next(summary)}")
 
 
@@ -186,11 +180,11 @@ def _test(summary: RunSummary) -> dict[str, Any]:
 def codebook_table(summary: RunSummary) -> Table:
     """Health of the codebooks."""
     what = "trained tokenizer" if summary.tokenizer == "tokenizer" else "cold-start tokenizer"
-    made = table(f"codebooks of the {what}", ["level", "codes in use %", "perplexity / K", "energy left %"], [])
+    made = table(f"codebooks of the {what}", ["level", "codes in use %", "perplexity / K %", "energy left %"], [])
     for level, health in enumerate(summary.levels):
         residual = "-" if health.residual is None else f"{100 * health.residual:.1f}"
         style = "bold red" if health.alarm else ""
-        made.add_row(str(level), f"{100 * health.in_use:.0f}", f"{health.perplexity:.2f}", residual, style=style)
+        made.add_row(str(level), f"{100 * health.in_use:.0f}", f"{100 * health.perplexity:.0f}", residual, style=style)
     return made
 
 

@@ -25,6 +25,7 @@ from bridle.media.image import ImageInfo
 from bridle.media.video import VideoInfo
 
 DURATION_COLUMN = "duration_seconds"
+MISSING = "missing"
 _PROBE_SLAB = 10_000
 
 
@@ -168,6 +169,8 @@ def read_manifest(
             raise DataError(f"no file in {', '.join(map(str, sources))} is called like a {medium.noun}{others}")
     if not rows.entries:
         found = f"; {len(rows.bad)} unreadable, first {rows.bad[0].key} ({rows.bad[0].reason})" if rows.bad else ""
+        if any(bad.reason == MISSING for bad in rows.bad):
+            found += "; paths in a table are looked for in the folder of the table and in the one above it"
         raise DataError(
             f"no readable {medium.noun} in {', '.join(map(str, sources)) or 'an empty list of sources'}{found}; "
             f"looked for .tar shards and {' '.join(sorted(medium.suffixes))}{_others(expanded, medium, path_column)}"
@@ -299,7 +302,7 @@ def _read_table(path: Path, prefix: str, path_column: str | None, rows: _Rows) -
         candidates = [str(folder / name) for folder in folders]  # an absolute name stays itself
         found = next((file for file in candidates if name and os.path.isfile(file)), None)  # noqa: PTH113 - for millions of rows
         if found is None:
-            rows.bad.append(BadFile(prefix + name if name else where, "missing" if name else "empty path"))
+            rows.bad.append(BadFile(prefix + name if name else where, MISSING if name else "empty path"))
         else:
             rows.add(Entry(prefix + name, found, duration_seconds=duration), cells)
 

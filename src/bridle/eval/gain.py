@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridle.errors import DataError
-from bridle.eval.intervals import Z_QUANTILE, t_interval
+from bridle.eval.intervals import MIN_SPLITS, Z_QUANTILE, t_interval, wilson_interval
 from bridle.eval.protocol import ProbeResult
 
 
@@ -39,6 +39,8 @@ class Gain:
 def paired_gain(ours: ProbeResult, theirs: ProbeResult, labels: Sequence[str], over: str) -> Gain:
     """``ours`` minus ``theirs``: Student's interval of the splits' differences, over all test clips below 3 splits.
 
+    Also over all test clips when every split has the same difference, which does not tell how much it varies.
+
     Args:
         ours: result of a probe on the features in question.
         theirs: of the same probe and splits on other features of the same clips.
@@ -54,7 +56,7 @@ def paired_gain(ours: ProbeResult, theirs: ProbeResult, labels: Sequence[str], o
     pairs = list(zip(ours.splits, theirs.splits, strict=True))
     differences = [a.accuracy - b.accuracy for a, b in pairs]
     mean = float(np.mean(differences))
-    if len(pairs) >= 3:
+    if len(pairs) >= MIN_SPLITS and max(differences) - min(differences) > 1e-12:
         low, high = (2 * end - 1 for end in t_interval([(1 + difference) / 2 for difference in differences]))
         return Gain(ours.probe, over, mean, low, high)
     right = [
@@ -64,4 +66,6 @@ def paired_gain(ours: ProbeResult, theirs: ProbeResult, labels: Sequence[str], o
     ]
     clips = np.asarray(right)[:, 0] - np.asarray(right)[:, 1]
     half = Z_QUANTILE * float(np.std(clips)) / len(clips) ** 0.5
+    if not clips.any():  # what no clip of n tells apart may still differ on as many as one would miss among n
+        half = wilson_interval(0, len(clips))[1]
     return Gain(ours.probe, over, mean, max(-1.0, mean - half), min(1.0, mean + half))

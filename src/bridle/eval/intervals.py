@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,17 @@ import numpy as np
 _T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 Z_QUANTILE = 1.959964
 """97.5 % quantile of the normal distribution."""
+MIN_SPLITS = 3
+"""Splits from which on their spread says how sure a mean is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Its ends, and how it was made, e.g. ``95 % Student interval over 5 splits``."""
+
+    low: float
+    high: float
+    made: str
 
 
 def student_half_width(values: Sequence[float]) -> float:
@@ -35,3 +47,19 @@ def wilson_interval(num_right: float, num_total: int) -> tuple[float, float]:
     centre = (share + z2 / 2) / (1 + z2)
     half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy_interval(accuracies: Sequence[float], num_tests: Sequence[int]) -> Interval:
+    """95 % interval of the mean accuracy of some splits.
+
+    Student's over 3 splits or more (approximate: they share training clips). Fewer, or splits that are all equally accurate, as
+    with a handful of easy clips, do not tell how much an accuracy varies: then Wilson's over all test clips.
+
+    Args:
+        accuracies: of each split, in [0, 1].
+        num_tests: test clips of each.
+    """
+    if len(accuracies) >= MIN_SPLITS and max(accuracies) - min(accuracies) > 1e-12:
+        return Interval(*t_interval(accuracies), f"95 % Student interval over {len(accuracies)} splits")
+    right = sum(accuracy * num for accuracy, num in zip(accuracies, num_tests, strict=True))
+    return Interval(*wilson_interval(right, sum(num_tests)), f"95 % Wilson interval over {sum(num_tests)} test clips")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bridle.errors import DataError
-from bridle.eval.intervals import t_interval, wilson_interval
+from bridle.eval.intervals import accuracy_interval
 from bridle.eval.knn import knn_predictions, knn_probabilities
 from bridle.eval.linear_probe import linear_predictions, linear_probabilities
 from bridle.eval.ranking import Contest, Ranking, thin
@@ -131,8 +131,8 @@ def evaluate(features: FeatureSet, probe: Probe, seed: int = 0) -> ProbeResult:
     """Nested evaluation of frozen features over the splits of :func:`choose_splits`.
 
     Pooling and parameter of an outer split are those of the best mean inner accuracy (ties: the earlier pooling, then
-    the earlier parameter). A test clip whose class has no training clip is wrong, with a note. The interval is
-    Student's over 3 splits or more (approximate: folds share training clips), else Wilson's over all test clips.
+    the earlier parameter). A test clip whose class has no training clip is wrong, with a note. The interval is that of
+    :func:`~bridle.eval.intervals.accuracy_interval`.
 
     Raises:
         DataError: the splits cannot be made (see the functions that make them), or a training part has one class.
@@ -151,15 +151,10 @@ def evaluate(features: FeatureSet, probe: Probe, seed: int = 0) -> ProbeResult:
         for split, own in zip(splits, inner, strict=True)
     )
     accuracies = [result.accuracy for result in results]
-    num_test = sum(len(result.test_index) for result in results)
-    if len(results) >= 3:
-        low, high = t_interval(accuracies)
-        interval = f"95 % Student interval over {len(results)} splits"
-    else:
-        low, high = wilson_interval(sum(result.accuracy * len(result.test_index) for result in results), num_test)
-        interval = f"95 % Wilson interval over {num_test} test clips"
-    accuracy = float(np.mean(accuracies))
-    return ProbeResult(probe.name, accuracy, low, high, interval, results, _notes(features.labels, splits))
+    interval = accuracy_interval(accuracies, [len(result.test_index) for result in results])
+    mean = float(np.mean(accuracies))
+    notes = _notes(features.labels, splits)
+    return ProbeResult(probe.name, mean, interval.low, interval.high, interval.made, results, notes)
 
 
 def choose_splits(features: FeatureSet, seed: int = 0) -> list[Split]:

@@ -196,6 +196,7 @@ def _last(phase: PhaseSummary) -> str:
 
 def _codebooks(summary: RunSummary) -> str:
     rows = [
-        (str(number), f"{100 * level.in_use:.0f} %", f"{level.perplexity:.3f}") for number, level in enumerate(summary.levels)
+        (str(number), f"{100 * level.in_use:.0f} %", f"{100 * level.perplexity:.0f} %")
+        for number, level in enumerate(summary.levels)
     ]
     return markdown_table(("level", "codes in use", "perplexity / K"), rows)

@@ -11,15 +11,13 @@ import torch
 from bridle import distributed
 from bridle.data.manifest import Manifest
 from bridle.errors import RunError
-from bridle.eval.intervals import t_interval
+from bridle.eval.intervals import MIN_SPLITS, accuracy_interval, t_interval
 from bridle.finetuning.parts import Part
 from bridle.finetuning.run import Finetuned, finetune
 from bridle.finetuning.score import Measured
 from bridle.finetuning.tested import write_evaluation
 from bridle.run import RunConfig
 from bridle.train.reporter import Reporter
-
-MIN_FOLDS_FOR_INTERVAL = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class CrossValidation:
     Attributes:
         folds: in their order.
         score: their mean.
-        low: lower end of its 95 % interval (Student's t; approximate, for folds share training clips); None for fewer than 3.
+        low: lower end of its 95 % interval, of accuracy :func:`~bridle.eval.intervals.accuracy_interval`; of mAP Student's, and
+            None for fewer than 3 folds.
         high: upper end.
     """
 
@@ -102,5 +101,9 @@ def cross_validation(parts: Sequence[Part], tests: Sequence[Measured]) -> CrossV
     """Scores of the folds, their mean and its interval."""
     folds = tuple(FoldScore(part.name, test.score, len(test.clips)) for part, test in zip(parts, tests, strict=True))
     scores = [fold.score for fold in folds]
-    low, high = t_interval(scores) if len(scores) >= MIN_FOLDS_FOR_INTERVAL else (None, None)
-    return CrossValidation(folds, sum(scores) / len(scores), low, high)
+    mean = sum(scores) / len(scores)
+    if all(test.metrics is not None for test in tests):
+        interval = accuracy_interval(scores, [fold.num_clips for fold in folds])
+        return CrossValidation(folds, mean, interval.low, interval.high)
+    low, high = t_interval(scores) if len(scores) >= MIN_SPLITS else (None, None)
+    return CrossValidation(folds, mean, low, high)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from bridle.eval.evaluate import RUN, Evaluation
 from bridle.eval.tags import TagEvaluation
-from bridle.quantize import COLLAPSED_BELOW
 from bridle.report.curves import Curves
 from bridle.report.html import Html, Section, element
 from bridle.report.scales import number
@@ -67,12 +66,7 @@ def run_name(summary: RunSummary) -> str:
 
 def alarms(summary: RunSummary, curves: Curves) -> list[str]:
     """What is wrong, one line each."""
-    found = [
-        f"level {level} has collapsed: perplexity/K is {health.perplexity:.2f}, below {COLLAPSED_BELOW}; use fewer codes "
-        "(--quantizer.codebook-size) or more data"
-        for level, health in enumerate(summary.levels)
-        if health.alarm
-    ]
+    found = summary.alarms
     skipped = sum(value > 0 for _, value in curves.values.get("skipped", []))
     if skipped:
         steps = "logged step was" if skipped == 1 else "logged steps were"
