@@ -286,6 +286,14 @@ def test_advice_names_the_finding_and_the_remedy(found, change, expected):
     assert any(expected in line for line in lines), lines
 
 
+def test_a_plan_that_goes_over_a_handful_of_files_for_ever_is_told():
+    lines = advice(recipe("audio-small"), scan_of([5.0] * 10))
+    (line,) = [line for line in lines if "goes over all files" in line]
+    assert "7,800 times, for an epoch is 1 step" in line
+    assert '--phases "cold:962steps, tokenizer:39steps"' in line
+    assert "goes over" not in " ".join(advice(recipe("audio-small"), scan_of([5.0] * 400)))
+
+
 def test_advice_about_time(config):
     scan = scan_of([2.0] * 3000)
     config = replace(config, phases="cold:10")

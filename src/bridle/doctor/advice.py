@@ -20,6 +20,8 @@ from bridle.wording import count
 PATCHES_PER_CODE = 100
 """Patches in an epoch for each code of a codebook, below which codes are learnt from too little."""
 FEW_STEPS = 500
+MANY_EPOCHS = 1000
+"""Of the whole plan; the recipes were made for some dozens to hundreds."""
 LONG_CROPS = 4
 SEEN_LITTLE = 0.5
 MUCH_PADDING = 0.15
@@ -103,14 +105,21 @@ def _amount(found: Finding, config: RunConfig) -> Iterator[str]:
     if total < FEW_STEPS:
         yield (
             f"the whole plan makes {count(total, 'training step')}, and an encoder learns little in fewer than {FEW_STEPS}: "
-            f'ask for more epochs, such as --phases "{_longer(config, FEW_STEPS / total)}", or a smaller --train.batch-size'
+            f'ask for more epochs, such as --phases "{_stretched(config, math.ceil(FEW_STEPS / total))}", or a smaller '
+            "--train.batch-size"
+        )
+    epochs = total / plan.steps_per_epoch
+    if epochs > MANY_EPOCHS:
+        shorter = _stretched(config, max(FEW_STEPS / total, MANY_EPOCHS / epochs))
+        yield (
+            f"the whole plan goes over all files {epochs:,.0f} times, for an epoch is {count(plan.steps_per_epoch, 'step')}: "
+            f'add {config.medium.nouns}, or save the time by --phases "{shorter}"'
         )
 
 
-def _longer(config: RunConfig, factor: float) -> str:
-    times = math.ceil(factor)
-    longer = (dataclasses.replace(phase, length=phase.length * times) for phase in config.plan)
-    return ", ".join(str(phase) for phase in longer)
+def _stretched(config: RunConfig, factor: float) -> str:
+    phases = (dataclasses.replace(phase, length=float(math.ceil(phase.length * factor))) for phase in config.plan)
+    return ", ".join(map(str, phases))
 
 
 def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:
