@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -42,6 +43,16 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str, description: str) 
     if getattr(parsed, "data", None) == ():
         raise ConfigError(f"there is no DATA to read; name a folder of recordings, pictures or films: {prog} ... FOLDER/")
     return parsed
+
+
+def recipe_list(recipes: Mapping[str, Callable[[], object]]) -> str:
+    """The recipes by name, with the first lines of their docstrings, for --help."""
+    width = max(map(len, recipes)) + 2
+    items = ((f"  {name:<{width}}", (make.__doc__ or "").splitlines()[0]) for name, make in recipes.items())
+    indent = " " * (width + 2)
+    return "\n".join(
+        textwrap.fill(text.replace("``", ""), 79, initial_indent=start, subsequent_indent=indent) for start, text in items
+    )
 
 
 def write_json(path: Path, text: str) -> None:

@@ -31,10 +31,11 @@ from bridle.eval.evaluate import Evaluation
 from bridle.recipes import recipe
 
 MARK = "demo.json"
-_DESCRIPTION = """The whole way on a small set: look at the data, pretrain, evaluate, tokenize, embed.
-  Sounds are those of --data, else ESC-10 from the web where it can be had, else a synthetic set. Pictures
-  are handwritten digits that scikit-learn carries, films are those digits moving. A second demo in the same
-  folder replaces the first one's results and keeps its data.
+_DESCRIPTION = """The whole way on a small set: doctor, pretrain, evaluate, tokenize, embed.
+  Sounds are those of --data, else ESC-10 from the web where it can be had,
+  else a synthetic set. Pictures are handwritten digits that scikit-learn
+  carries, films are those digits moving. A second demo in the same folder
+  replaces the first one's results and keeps its data.
 
 examples:
   bridle demo

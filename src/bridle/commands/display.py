@@ -99,6 +99,7 @@ class ProgressReporter:
             expand=True,
         )
         self._task: TaskID | None = None
+        self._notes: set[str] = set()
         self._name, self._steps, self._done = "", 0, 0
         self._every, self._next_line = every_seconds, 0.0
 
@@ -110,8 +111,13 @@ class ProgressReporter:
         self._bar.stop()
 
     def message(self, text: str) -> None:
-        """Print one line."""
-        console().print(text)
+        """Print one line; a note that several folds have once."""
+        if text in self._notes:
+            return
+        if text.startswith("note: "):
+            self._notes.add(text)
+        style = {"note": "yellow", "ALARM": "bold red"}.get(text.partition(":")[0], "")
+        console().print(Text(text, style=style), soft_wrap=True)
 
     def phase(self, name: str, number: int, total: int, steps: int, done: int) -> None:
         """A bar for the phase."""

@@ -31,9 +31,10 @@ SHOWN_FILES = 10
 SHOWN_KINDS = 4
 _BAR_WIDTH = 40
 _DESCRIPTION = """Examine recordings, pictures or films before training.
-  Reads every header and decodes some files, puts them in the recipe's order, and times a few real training
-  steps on this machine. Says what is broken, how long training takes and what to do. The exit status is 0
-  when training would start and 1 when it would not.
+  Reads every header and decodes some files, puts them in the recipe's order,
+  and times a few real training steps on this machine. Says what is broken, how
+  long training takes and what to do. The exit status is 0 when training would
+  start and 1 when it would not.
 
 examples:
   bridle doctor recordings/

@@ -14,9 +14,10 @@ from bridle.nn.pooling import Pooling
 from bridle.tables import write_embeddings
 
 _DESCRIPTION = """Write an embedding of every recording, picture or film as parquet.
-  Each row is a window of a file; one longer than the clips of the run has several. Columns:
-  key (its name in DATA), path (the file), start_seconds, embedding (float32) and fingerprint of the model.
-  Unreadable files are listed and passed over. The same call again continues one that was cut short.
+  Each row is a window of a file; one longer than the clips of the run has
+  several. Columns: key (its name in DATA), path (the file), start_seconds,
+  embedding (float32) and fingerprint of the model. Unreadable files are listed
+  and passed over. The same call again continues one that was cut short.
 
 examples:
   bridle embed runs/first recordings/ --out vectors/

@@ -43,9 +43,11 @@ from bridle.quantize import COLLAPSED_BELOW
 __all__ = ["PROBE_TITLES", "Arguments", "main", "points", "screen"]
 
 _DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on labelled files.
-  Beside them stand what needs no training (log-mel statistics, raw pixels), the same encoder before
-  training and bags of the run's codes. Layer, pooling and the probes' parameters are chosen without looking
-  at test clips. Without --fold and --split there are 5 stratified splits. docs/evaluation.md defines all numbers.
+  Beside them stand what needs no training (log-mel statistics, raw pixels),
+  the same encoder before training and bags of the run's codes. Layer, pooling
+  and the probes' parameters are chosen without looking at test clips. Without
+  --fold and --split there are 5 stratified splits. docs/evaluation.md defines
+  all numbers.
 
 examples:
   bridle evaluate runs/first meta.csv --label class --fold fold

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from bridle.export import Check, Target
 
 _DESCRIPTION = """Write the encoder of a run, and its tokenizer, for another tool.
-  hf: transformers, by AutoModel and AutoFeatureExtractor, with codes. onnx: ONNX runtimes, with codes. timm: an
-  image encoder as a VisionTransformer. The classifier of a fine-tuned run goes along, but for timm. Every
-  number is compared with the run before the folder is in place.
+  hf: transformers, by AutoModel and AutoFeatureExtractor, with codes. onnx:
+  ONNX runtimes, with codes. timm: an image encoder as a VisionTransformer. The
+  classifier of a fine-tuned run goes along, but for timm. Every number is
+  compared with the run before the folder is in place.
 
 examples:
   bridle export runs/first --to hf --out exported/ --licence apache-2.0

@@ -20,9 +20,10 @@ from bridle.fetch.fetching import OnProgress
 from bridle.paths import check_folder
 
 _DESCRIPTION = """Download a published set, or say how to get it.
-  Without NAME: which sets there are. Downloads go on where they broke off, in this call or the next, are
-  checked against the published checksum, and are unpacked. What is there already is not fetched again.
-  Each set has a licence of its own, which is shown first.
+  Without NAME: which sets there are. Downloads go on where they broke off, in
+  this call or the next, are checked against the published checksum, and are
+  unpacked. What is there already is not fetched again. Each set has a licence
+  of its own, which is shown first.
 
 examples:
   bridle fetch

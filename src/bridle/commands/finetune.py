@@ -15,6 +15,7 @@ import tyro
 from rich.console import RenderableType
 from rich.text import Text
 
+from bridle.commands.arguments import recipe_list
 from bridle.commands.display import ProgressReporter, console, table
 from bridle.commands.published import read_published
 from bridle.data.audio import AudioConfig
@@ -36,10 +37,13 @@ from bridle.run import RunConfig, RunFolder
 from bridle.train.loop import TrainConfig
 from bridle.wording import count
 
-_USAGE = """usage: bridle finetune RUN MANIFEST --label COLUMN --out RUN2 [--recipe NAME] [--resume] [--any-setting VALUE ...]
+_USAGE = """usage: bridle finetune RUN MANIFEST --label COLUMN --out RUN2 [--recipe NAME]
+                       [--resume] [--any-setting VALUE ...]
 
-Train the encoder of a run with labels: a classifier of your own classes. MANIFEST is a CSV or parquet table, or a
-folder with one folder for each class. Without --fold and --split a fifth of the clips is kept for the test.
+Train the encoder of a run with labels: a classifier of your own classes.
+MANIFEST is a CSV or parquet table, or a folder with one folder for each class
+(--label class). Without --fold and --split a fifth of the clips is kept for the
+test.
 
 recipes:
 {recipes}
@@ -48,11 +52,15 @@ recipes:
 
 examples:
   bridle finetune runs/first meta.csv --label class --out runs/classes
-  bridle finetune runs/first meta.csv --label class --fold fold --out runs/folds        # a run for each fold
-  bridle finetune runs/first pictures/ --label class --split split --out runs/classes --epochs 20 --optim.lr 5e-4
+  bridle finetune runs/first meta.csv --label class --fold fold --out runs/folds
+      # a run for each fold
+  bridle finetune runs/first pictures/ --label class --split split \\
+      --out runs/classes --epochs 20 --optim.lr 5e-4
   bridle finetune runs/first ESC-50-master --protocol esc-50 --out runs/esc50
-  bridle finetune runs/first tags.csv --label tags --multi-label --separator ";" --out runs/tags
-  bridle finetune runs/first meta.csv --label class --out runs/scratch --from-scratch   # what pretraining is worth
+  bridle finetune runs/first tags.csv --label tags --multi-label \\
+      --separator ";" --out runs/tags
+  bridle finetune runs/first meta.csv --label class --out runs/scratch \\
+      --from-scratch    # what pretraining is worth
   bridle predict runs/classes recordings/ --out predictions.csv
 """
 _DESCRIPTION = "Train the encoder of the run with labels. 'bridle finetune --help' has examples and the recipes."
@@ -139,8 +147,7 @@ _BY_MEDIUM: dict[str, type[Arguments]] = {"audio": AudioArguments, "image": Imag
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = (f"  {name:<14} {(make.__doc__ or '').splitlines()[0]}" for name, make in FINETUNING.items())
-        sys.stdout.write(_USAGE.format(recipes="\n".join(lines)))
+        sys.stdout.write(_USAGE.format(recipes=recipe_list(FINETUNING)))
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
         raise ConfigError(f"the run comes first, and {arguments[0]} was found: bridle finetune RUN MANIFEST --label COLUMN ...")

@@ -18,8 +18,10 @@ from bridle.importing import import_weights
 from bridle.recipes import recipe
 
 _DESCRIPTION = """Begin a run with weights that were trained elsewhere.
-  Reads the encoder of ViT, ViTMAE, VideoMAE and DINOv2 (transformers), MAE, AudioMAE, EAT and BEATs. The run gives
-  their features at once, and pretraining goes on from them by the recipe. Says what could not be taken over.
+  Reads the encoder of ViT, ViTMAE, VideoMAE and DINOv2 (transformers), MAE,
+  AudioMAE, EAT and BEATs. The run gives their features at once, and
+  pretraining goes on from them by the recipe. Says what could not be taken
+  over.
 
 examples:
   bridle import vit-mae-base/ --out runs/mae

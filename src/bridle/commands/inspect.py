@@ -25,9 +25,10 @@ from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
 from bridle.wording import count
 
 _DESCRIPTION = """Show what is in a run folder, finished or not.
-  Settings, phases with their steps and newest values, health of the codebooks with an alarm where a level
-  has collapsed, size of the networks and of the folder, and the command that continues the run. Of a
-  fine-tuned run also what its test says and which step's weights stand for it.
+  Settings, phases with their steps and newest values, health of the codebooks
+  with an alarm where a level has collapsed, size of the networks and of the
+  folder, and the command that continues the run. Of a fine-tuned run also what
+  its test says and which step's weights stand for it.
 
 examples:
   bridle inspect runs/first

@@ -14,10 +14,10 @@ from bridle.commands.display import progress
 from bridle.commands.writing import Device, PathColumn, read_all, say_bad, say_done
 from bridle.paths import TABLE_SUFFIXES, check_file
 
-_DESCRIPTION = """Write the classes of every recording, picture or film, by a run of 'bridle finetune'.
-  A row for each file: key (its name in DATA), path (the file), prediction, probability, and a column p_NAME for
-  each class. A long file's probabilities are the mean over its windows. Unreadable files are listed and passed
-  over.
+_DESCRIPTION = """Write the classes of every recording, picture or film by a fine-tuned run.
+  A row for each file: key (its name in DATA), path (the file), prediction,
+  probability, and a column p_NAME for each class. A long file's probabilities
+  are the mean over its windows. Unreadable files are listed and passed over.
 
 examples:
   bridle predict runs/classes recordings/ --out predictions.csv

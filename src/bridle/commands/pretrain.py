@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from bridle.commands.arguments import recipe_list
 from bridle.commands.display import ProgressReporter, console
 from bridle.data.columns import Columns
 from bridle.distributed import process_group, rank
@@ -23,9 +24,11 @@ from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.training import Outcome
 
-_USAGE = """usage: bridle pretrain RECIPE --data DATA [DATA ...] --out RUN [--resume] [--any.setting VALUE ...]
+_USAGE = """usage: bridle pretrain RECIPE --data DATA [DATA ...] --out RUN [--resume]
+                       [--any.setting VALUE ...]
 
-Pretrain an encoder and its tokenizer on unlabelled recordings, pictures or films.
+Pretrain an encoder and its tokenizer on unlabelled recordings, pictures or
+films.
 
 recipes:
 {recipes}
@@ -34,13 +37,18 @@ recipes:
 
 examples:
   bridle pretrain audio-debug --data recordings/ --out runs/debug
-  bridle pretrain audio-small --data recordings/ more/ --out runs/small --phases "cold:30, tokenizer:10, encoder:60"
-  bridle pretrain image-small --data pictures/ --out runs/colour --image.channels 3 --encoder.channels 3
+  bridle pretrain audio-small --data recordings/ more/ --out runs/small \\
+      --phases "cold:30, tokenizer:10, encoder:60"
+  bridle pretrain image-small --data pictures/ --out runs/colour \\
+      --image.channels 3 --encoder.channels 3
   bridle pretrain audio-small --data recordings/ --out runs/small --resume
   bridle pretrain audio-small --data recordings/ --out runs/small --resume \\
-      --phases "cold:30, tokenizer:10, encoder:60, tokenizer:10"    # add phases to a run that is done
-  bridle pretrain audio-small --data recordings/ --out runs/small --probe meta.csv --probe-label class --probe-every 500
-  torchrun --nproc-per-node 2 -m bridle pretrain audio-small --data recordings/ --out runs/two
+      --phases "cold:30, tokenizer:10, encoder:60, tokenizer:10"
+      # adds phases to a run that is done
+  bridle pretrain audio-small --data recordings/ --out runs/small \\
+      --probe meta.csv --probe-label class --probe-every 500
+  torchrun --nproc-per-node 2 -m bridle pretrain audio-small \\
+      --data recordings/ --out runs/two
 """
 
 Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
@@ -93,8 +101,7 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = (f"  {name:<12} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items())
-        sys.stdout.write(_USAGE.format(recipes="\n".join(lines)))
+        sys.stdout.write(_USAGE.format(recipes=recipe_list(RECIPES)))
         return 0 if arguments else 2
     start = _saved(arguments) or recipe(arguments[0])
     parsed = tyro.cli(

@@ -25,10 +25,11 @@ from bridle.report.neighbours import Projection
 from bridle.run import RunFolder
 
 _DESCRIPTION = """Make one HTML page of a run, finished or not.
-  Training curves, health of the codebooks, settings and cost; of a fine-tuned run what its test clips say.
-  With --data also masked prediction, what codes mean, a map of the clips and what the doctor says; with --label
-  also the probes of 'bridle evaluate'. The page holds everything it shows, loads nothing, and is good on a
-  phone, in the dark and in print.
+  Training curves, health of the codebooks, settings and cost; of a fine-tuned
+  run what its test clips say. With --data also masked prediction, what codes
+  mean, a map of the clips and what the doctor says; with --label also the
+  probes of 'bridle evaluate'. The page holds everything it shows, loads
+  nothing, and is good on a phone, in the dark and in print.
 
 examples:
   bridle report runs/first

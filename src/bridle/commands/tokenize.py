@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from bridle.tables import Progress, Written
 
 _DESCRIPTION = """Write the discrete codes of every recording, picture or film as parquet.
-  Each row is a window of a file; one longer than the clips of the run has several. Columns: key (its
-  name in DATA), path (the file), start_seconds, grid (patches along time, height or frequency, width), codes
-  (R numbers for each patch, time first) and fingerprint of the model. Unreadable files are listed and passed
-  over. The same call again continues one that was cut short.
+  Each row is a window of a file; one longer than the clips of the run has
+  several. Columns: key (its name in DATA), path (the file), start_seconds,
+  grid (patches along time, height or frequency, width), codes (R numbers for
+  each patch, time first) and fingerprint of the model. Unreadable files are
+  listed and passed over. The same call again continues one that was cut short.
 
 examples:
   bridle tokenize runs/first recordings/ --out codes/
