@@ -100,6 +100,7 @@ def test_without_data(media_runs):
     read = Reader(build_report(media_runs["audio"][0], device=CPU))
     assert read.sections == ["training", "codebooks", "settings"]
     assert "Without data there is no masked prediction" in read.text
+    assert "The command that trains it further" in read.text  # every phase is done
 
 
 def test_a_run_without_checkpoint_gets_its_curves(media_runs, tmp_path):
@@ -110,6 +111,8 @@ def test_a_run_without_checkpoint_gets_its_curves(media_runs, tmp_path):
     assert read.sections == ["training", "codebooks", "data", "settings"]
     assert "There is no checkpoint yet" in read.text
     assert "no checkpoint" in read.text
+    assert "The command that goes on from here" in read.text
+    assert "What the doctor says of training on them" in read.text
     assert "Energy left" in read.text
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from bridle.finetuning.score import PredictedClip
-from bridle.report.curves import Band, Series, pieces, read_curves, sampled
+from bridle.report.curves import Band, Curves, Series, pieces, read_curves, sampled
 from bridle.report.grids import NAMED_CLASSES, Confidence, matrix, reliability, shade, usage_picture
 from bridle.report.neighbours import choose_queries
 from bridle.report.plots import NUM_SYMBOLS, Interval, Point, bar_plot, interval_plot, line_plot, scatter
 from bridle.report.scales import Scale, fit, number
 from bridle.report.sections.tested import confidences
+from bridle.report.sections.training import curve_figure
 
 LINES = [
     {"step": 2, "phase": "1-cold", "code/0": 3.0, "code/1": 3.5, "lr": 0.1},
@@ -48,6 +49,15 @@ def test_thinning_keeps_the_mean():
     (piece,) = pieces(Series("x", tuple(range(1, 1001)), tuple(values)), [Band("1", 0, 1000)], points=100)
     assert len(piece) == 100
     assert sum(value for _, value in piece) / 100 == pytest.approx(sum(values) / 1000)
+
+
+def test_numbers_of_a_long_curve_say_how_many_they_leave_out():
+    def page(num):
+        series = Series("loss", tuple(range(1, num + 1)), tuple([0.5] * num), 0)
+        return curve_figure("Loss", [series], Curves((Band("1-cold", 0, num),), {}), "Lower is better.")
+
+    assert "16 of 1,000 logged steps, evenly spread" in page(1000)
+    assert "logged steps" not in page(16)
 
 
 def test_sampled_steps_hold_the_ends():

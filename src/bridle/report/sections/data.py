@@ -61,7 +61,9 @@ def _examined(examined: Examined, medium: Medium) -> list[Html]:
     ]
     notes = [element("li", problem, class_="alarm") for problem in examined.problems]
     notes += [element("li", line) for line in examined.advice]
-    parts += [element("ul", *notes, class_="notes")] if notes else []
+    if notes:
+        title = "What the doctor says of training on them with these settings"
+        parts += [element("h3", title, class_="after"), element("ul", *notes, class_="notes")]
     if files.bad:
         parts += [element("h3", "Unreadable files", class_="after"), bad_table(files.bad)]
     return parts

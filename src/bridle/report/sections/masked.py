@@ -55,8 +55,8 @@ def _figure(index: int, example: MaskedExample, views: ClipViews, kind: PhaseKin
     if kind == "patches":
         right = f"at least {number(EXPLAINED, '%')} of its variance is explained"
     reading = (
-        f"In the last picture a predicted patch is blue where {right}, orange with a cross where not; grey ones are seen, or "
-        f"masked and not predicted. Right in this clip: {shares}."
+        f"In the last picture a predicted patch is blue where {right}, orange with a cross where not; flat grey ones are "
+        f"masked and not predicted, and what is left without colour is seen. Right in this clip: {shares}."
     )
     return figure(key, join([element("div", body, class_=shape), views.player(example.row)]), reading, wide=True)
 

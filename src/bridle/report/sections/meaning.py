@@ -22,7 +22,8 @@ def meaning_section(examples: Sequence[CodeExample], views: ClipViews) -> Sectio
         "themselves."
     )
     reading = (
-        "The patch is inside the white frame, its neighbours around it; all frames of one code should hold the same thing."
+        "The patch is inside the frame, its neighbours around it, and grey is where the clip ends; all frames of one code "
+        "should hold the same thing."
     )
     if views.model.config.audio is not None:
         reading += " Time runs to the right and pitch upwards; the player plays the moments of the patches in turn, all bands."

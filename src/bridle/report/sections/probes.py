@@ -82,9 +82,9 @@ def _accuracies(evaluation: Evaluation, names: Sequence[str]) -> Html:
     )
     plot = interval_plot(rows, "Accuracy of each probe on this run's features and on the baselines")
     picture = join([plot, _gains(evaluation.gains, names)])
-    interval = evaluation.rows[0].probes[names[0]].interval
+    made = sorted({result.interval for row in evaluation.rows for result in row.probes.values()})
     reading = (
-        f"Marks are accuracies on test clips, lines their 95 % intervals ({interval}). '{RUN}' should lie to the right of "
+        f"Marks are accuracies on test clips, lines their intervals ({', '.join(made)}). '{RUN}' should lie to the right of "
         "the random encoder, which has the same shape and was never trained. Gains are points of accuracy with their "
         "interval: where it holds 0, the difference may be chance."
     )

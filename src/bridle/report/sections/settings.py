@@ -47,10 +47,14 @@ def settings_section(
 def _going_on(summary: RunSummary) -> list[Html]:
     if summary.config.finetune is not None:
         return []
+    title, words = "The command that goes on from here", "DATA stands for the data of the run."
+    if summary.finished:
+        title = "The command that trains it further"
+        words += " Every phase is done: add others behind them with --phases."
     return [
-        element("h3", "The command that goes on from here", class_="after"),
+        element("h3", title, class_="after"),
         element("pre", element("code", resume_command(summary.config, summary.path)), class_="command"),
-        element("p", "DATA stands for the data of the run.", class_="soft"),
+        element("p", words, class_="soft"),
     ]
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from bridle.report.curves import Curves, Series, sampled
-from bridle.report.html import Html, Section, element, figure, section, table
+from bridle.report.html import Html, Section, element, figure, join, section, table
 from bridle.report.plots import line_plot
 from bridle.report.scales import Unit, number
 from bridle.wording import count
@@ -109,7 +109,11 @@ def curve_figure(
         (f"{step:,}", *("" if math.isnan(value) else number(value, shown) for value in values))
         for step, values in sampled(series)
     ]
-    return figure(title, plot, reading, table(["step", *(each.name for each in series)], rows, label=f"{title} by step"))
+    numbers = table(["step", *(each.name for each in series)], rows, label=f"{title} by step")
+    num_logged = len({step for each in series for step in each.steps})
+    if len(rows) < num_logged:
+        numbers = join([numbers, element("p", f"{len(rows)} of {num_logged:,} logged steps, evenly spread.", class_="soft")])
+    return figure(title, plot, reading, numbers)
 
 
 def _supervised(curves: Curves) -> list[Html | None]:
