@@ -22,6 +22,9 @@ from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.history import read_history
 from bridle.train.metrics import FILE_NAME, read_metrics
 
+EXAMINED = ("probe/", "validation/")
+"""How the names of what labelled clips say begin."""
+
 
 @dataclass(frozen=True, slots=True)
 class PhaseSummary:
@@ -34,6 +37,8 @@ class PhaseSummary:
         steps_total: its length in steps; None for epochs of a length that no finished phase tells.
         last_logged_step: finished steps of the phase at its last logged line; 0 when there is none.
         values: of the last logged line.
+        examined_step: finished steps of the run when labelled clips were looked at last; 0 when never in this phase.
+        examined: what they said.
     """
 
     name: str
@@ -42,6 +47,8 @@ class PhaseSummary:
     steps_total: int | None
     last_logged_step: int
     values: dict[str, float]
+    examined_step: int
+    examined: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +210,7 @@ def _position(run: Path) -> _Position:
 
 def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _Position) -> tuple[PhaseSummary, ...]:
     last = {str(line["phase"]): line for line in metrics}
+    examined = {str(line["phase"]): line for line in metrics if any(name.startswith(EXAMINED) for name in line)}
     summaries = []
     for index, phase in enumerate(plan):
         name = f"{index + 1}-{phase.kind}"
@@ -214,7 +222,9 @@ def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _P
         logged = int(line.pop("step", 0)) - sum(position.phase_steps[:index]) if line else 0
         line.pop("phase", None)
         length = phase.spoken_length + ("" if phase.lr is None else f", lr {phase.lr:g}")
-        summaries.append(PhaseSummary(name, length, done, total, logged, line))
+        looked = examined.get(name, {})
+        said = {key: float(value) for key, value in looked.items() if key.startswith(EXAMINED)}
+        summaries.append(PhaseSummary(name, length, done, total, logged, line, int(looked.get("step", 0)), said))
     return tuple(summaries)
 
 

@@ -48,6 +48,18 @@ def test_writes_json(tiny_run, tmp_path):
     assert [phase["steps_done"] for phase in data["phases"]] == [2, 2, 2]
 
 
+def test_shows_what_labelled_clips_said_last(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    step = lines[-2]["step"]
+    lines[-3] |= {"probe/knn": 0.25, "probe/linear": 0.25}
+    lines[-2] |= {"probe/knn": 0.5, "probe/linear": 0.625}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = text_of(summarise(run))
+    assert f"labelled clips, after step {step} of the run: probe kNN 50.0%  probe linear 62.5%" in shown
+    assert "labelled clips" not in text_of(summarise(tiny_run))
+
+
 def test_shows_a_run_without_checkpoint(tiny_run, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()

@@ -73,6 +73,9 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
     yield settings_table(summary.config)
     yield Text("")
     yield phase_table(summary.phases)
+    for phase in summary.phases:
+        if phase.examined:
+            yield Text(f"labelled clips, after step {phase.examined_step} of the run: {describe(phase.examined)}")
     if summary.config.finetune is not None:
         yield Text("\n".join(["", *_finetuned(Path(summary.path)), ""]))
     if summary.levels:

@@ -36,6 +36,8 @@ from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.reporter import Reporter, Silent
 from bridle.training import Outcome, Parts, Training, epoch_order
 
+SHOWN_CLASSES = 10
+
 
 @dataclass(frozen=True)
 class Finetuned:
@@ -93,9 +95,9 @@ def finetune(
     labels = read_labels(manifest.columns[settings.label], settings.multi_label, settings.separator)
     config = replace(config, finetune=replace(settings, classes=labels.classes))
     train = replace(subset(manifest, part.train), bad=())  # which are of all parts
-    reporter.message(
-        f"{len(train)} clips train, {len(part.validation)} validate, {len(part.test)} test; {len(labels.classes)} classes"
-    )
+    named = ", ".join(labels.classes[:SHOWN_CLASSES]) + (", ..." if len(labels.classes) > SHOWN_CLASSES else "")
+    clips = f"{len(train)} clips train, {len(part.validation)} validate, {len(part.test)} test"
+    reporter.message(f"{clips}; {len(labels.classes)} classes: {named}")
     notes = part.notes
     taught_before = source is not None and RunFolder(Path(source)).read_config().finetune is not None
     if taught_before:
