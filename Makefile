@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "bridle needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
-	@# What it depends on includes torchaudio; its interface, which the tests need, does not.
+	@# What it depends on includes torchaudio, of which its tasks call two functions; tests bring those.
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps xares loguru
 	@touch $@
 
