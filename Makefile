@@ -27,7 +27,7 @@ demo: setup ## pretrain, embed and evaluate on small sets of sounds, pictures an
 	$(if $(DATA),,$(BIN)/bridle demo --medium image)
 	$(if $(DATA),,$(BIN)/bridle demo --medium video)
 
-# A process of tests for each core, each with one thread.
+# A process of tests for each core, at most 8, each with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: setup ## the fast tests

@@ -287,11 +287,16 @@ def test_advice_names_the_finding_and_the_remedy(found, change, expected):
 
 
 def test_a_plan_that_goes_over_a_handful_of_files_for_ever_is_told():
-    lines = advice(recipe("audio-small"), scan_of([5.0] * 10))
-    (line,) = [line for line in lines if "goes over all files" in line]
-    assert "7,800 times, for an epoch is 1 step" in line
-    assert '--phases "cold:962steps, tokenizer:39steps"' in line
-    assert "goes over" not in " ".join(advice(recipe("audio-small"), scan_of([5.0] * 400)))
+    config, few = recipe("audio-small"), scan_of([5.0] * 10)
+    (line,) = [line for line in advice(config, few) if "takes in all there is" in line]
+    assert "7,800 times" in line
+    shorter = re.search(r'--phases "(.*)"', line)[1]
+    assert shorter == "cold:961steps, tokenizer:38steps"
+    epochs = replace(config, phases="cold:7500.5, tokenizer:0.25")
+    for taken in (shorter, re.search(r'--phases "(cold:\d+, tokenizer:0.25)"', " ".join(advice(epochs, few)))[1]):
+        assert "takes in" not in " ".join(advice(replace(config, phases=taken), few)), taken
+    for enough in ([5.0] * 400, [3600.0] * 10):  # of long files an epoch is one crop each
+        assert "takes in" not in " ".join(advice(config, scan_of(enough)))
 
 
 def test_advice_about_time(config):

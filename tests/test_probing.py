@@ -1,7 +1,6 @@
 """Probes while pretraining: what they look at, what they keep, and that ranks share the work and wait for each other."""
 
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,12 +127,11 @@ def test_labels_lose_their_blanks(config, networks, folder, tmp_path, monkeypatc
     assert {label for features in seen for label in features.labels} == {"low", "high"}
 
 
-def probe_on(rank: int, port: int, folder: Path, out: Path) -> None:
+def probe_on(rank: int, folder: Path, out: Path) -> None:
     """What each of two processes does."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
-    os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
     config = debug_config()
     networks, probe = Networks(config), probe_of(config, folder)
     first = probe(1, networks)
@@ -161,10 +159,7 @@ def probe_on(rank: int, port: int, folder: Path, out: Path) -> None:
 
 def test_two_processes_share_the_clips_and_wait_for_each_other(config, networks, folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(probe_on, (port, folder, out), nprocs=2)
+    torch.multiprocessing.spawn(probe_on, (folder, out), nprocs=2)
     alone = probe_of(config, folder)(1, networks)
     assert (out / "0").read_text() == repr([alone, list(range(0, 12, 2))])
     assert (out / "1").read_text() == repr([{}, list(range(1, 12, 2))])

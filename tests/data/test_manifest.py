@@ -102,6 +102,16 @@ class TestFolder:
         (folder / "broken.wav").write_bytes(b"junk")
         assert read_manifest(folder, num_threads=1) == read_manifest(folder, num_threads=7)
 
+    def test_where_a_table_looks_for_its_paths_is_said(self, tmp_path):
+        table = tmp_path / "in" / "table.csv"
+        table.parent.mkdir()
+        table.write_text("path\nelsewhere/a.wav\n")
+        with pytest.raises(DataError, match=r"relative to its folder or the one above, which hold no elsewhere/a\.wav;"):
+            read_manifest(table)
+        (tmp_path / "b.wav").symlink_to(tmp_path / "nowhere.wav")
+        with pytest.raises(DataError, match=r"first b\.wav \(missing\); looked for"):
+            read_manifest(tmp_path)
+
     def test_nothing_found(self, tmp_path):
         with pytest.raises(DataError, match=r"no readable sound file in .*looked for .*\.flac"):
             read_manifest(tmp_path)

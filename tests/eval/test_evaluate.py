@@ -130,6 +130,9 @@ def test_a_gain_of_nothing_has_the_width_of_what_so_few_clips_would_miss(num_spl
     missed = wilson_interval(0, len(labels))[1]
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.0, -missed, missed))
     assert missed > 0.15
+    right, wrong = (result_of([float(p == "a")] * num_splits, predictions=(p,) * 4) for p in "ab")
+    every = paired_gain(right, wrong, labels, "other")
+    assert (every.mean, every.low, every.high) == pytest.approx((1.0, 1.0 - missed, 1.0))
 
 
 def test_gain_needs_equal_probes_and_splits():

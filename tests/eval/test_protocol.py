@@ -10,7 +10,7 @@ from scipy import stats
 
 from bridle.config import to_dict
 from bridle.errors import DataError
-from bridle.eval.intervals import accuracy_interval, t_interval, wilson_interval
+from bridle.eval.intervals import accuracy_interval, spread_interval, t_interval, wilson_interval
 from bridle.eval.knn import knn_predictions
 from bridle.eval.linear_probe import linear_predictions, linear_probabilities
 from bridle.eval.protocol import (
@@ -206,7 +206,13 @@ def test_folds_that_are_equally_accurate_do_not_tell_how_sure_their_mean_is():
     assert (sure.low, sure.high) == wilson_interval(20, 20)
     assert sure.low < 0.85
     assert sure.made == "95 % Wilson interval over 20 test clips"
-    assert (accuracy_interval([0.5, 1.0, 0.75], [4] * 3).low, 1.0) == t_interval([0.5, 1.0, 0.75])
+    varied = accuracy_interval([0.5, 1.0, 0.75], [4] * 3)
+    assert (varied.low, varied.high) == t_interval([0.5, 1.0, 0.75])
+    uneven = accuracy_interval([0.9, 0.5], [10, 90])
+    assert (uneven.low, uneven.high) == wilson_interval(70, 100)
+    assert uneven.low < 0.7 < uneven.high
+    assert spread_interval([0.8] * 5) is None
+    assert spread_interval([0.8, 0.9]) is None
 
 
 @pytest.mark.parametrize(

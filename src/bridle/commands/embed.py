@@ -21,7 +21,8 @@ _DESCRIPTION = """Write an embedding of every recording, picture or film as parq
 
 examples:
   bridle embed runs/first recordings/ --out vectors/
-  bridle embed runs/first recordings/ --out vectors/ --pooling statistics --layer 3
+  bridle embed runs/first recordings/ --out vectors/ \\
+      --pooling statistics --layer 3
   bridle embed runs/first train.csv test.csv --out vectors/ --device cpu
 """
 

@@ -52,11 +52,16 @@ _DESCRIPTION = """Judge a run's frozen features by kNN and linear probe on label
 examples:
   bridle evaluate runs/first meta.csv --label class --fold fold
   bridle evaluate runs/first ESC-50-master --protocol esc-50
-  bridle evaluate runs/first meta.csv --label word --group speaker --json evaluation.json
-  bridle evaluate runs/pictures pictures/ --label class --split split    # pictures/train/dog/1.jpg
-  bridle evaluate runs/first meta.csv --label class --fold fold --probes knn linear attentive --details
-  bridle evaluate runs/first meta.csv --label class --layers 2 4 --concatenate --few-shot 1 5 10 --retrieval
-  bridle evaluate runs/first clips.csv --label tags --split split --multi-label --separator ';'
+  bridle evaluate runs/first meta.csv --label word --group speaker \\
+      --json evaluation.json
+  bridle evaluate runs/pictures pictures/ --label class --split split
+      # of pictures/train/dog/1.jpg and so on
+  bridle evaluate runs/first meta.csv --label class --fold fold \\
+      --probes knn linear attentive --details
+  bridle evaluate runs/first meta.csv --label class --layers 2 4 \\
+      --concatenate --few-shot 1 5 10 --retrieval
+  bridle evaluate runs/first clips.csv --label tags --split split \\
+      --multi-label --separator ';'
 """
 
 ManifestPath = Annotated[

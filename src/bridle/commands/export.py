@@ -27,7 +27,8 @@ _DESCRIPTION = """Write the encoder of a run, and its tokenizer, for another too
 examples:
   bridle export runs/first --to hf --out exported/ --licence apache-2.0
   bridle export runs/first --to onnx --out exported/
-  bridle export runs/pictures --to timm --out exported/ --licence cc-by-4.0 --trained-on pictures/
+  bridle export runs/pictures --to timm --out exported/ \\
+      --licence cc-by-4.0 --trained-on pictures/
 """
 
 

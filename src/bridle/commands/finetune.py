@@ -63,7 +63,7 @@ examples:
       --from-scratch    # what pretraining is worth
   bridle predict runs/classes recordings/ --out predictions.csv
 """
-_DESCRIPTION = "Train the encoder of the run with labels. 'bridle finetune --help' has examples and the recipes."
+_DESCRIPTION = "Train the encoder of the run with labels. Examples: bridle finetune --help"
 SHOWN_CLASSES, SHOWN_CONFUSIONS = 12, 5
 
 Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
@@ -260,7 +260,8 @@ def screen(out: Path, parts: Sequence[Part], done: Sequence[Finetuned]) -> Itera
         for fold in joined.folds:
             made.add_row(fold.name, str(fold.num_clips), f"{100 * fold.score:.1f}")
         interval = "" if joined.low is None else f" ({100 * joined.low:.1f}-{100 * (joined.high or 0):.1f})"
-        made.add_row("mean (95 %)", "", Text(f"{100 * joined.score:.1f}{interval}", style="bold green"))
+        made.add_row("mean", "", Text(f"{100 * joined.score:.1f}{interval}", style="bold green"))
+        made.caption = joined.interval
         yield made
     elif tests and tests[-1].metrics is not None:
         yield from classification_screen(tests[-1].metrics)

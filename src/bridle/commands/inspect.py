@@ -22,7 +22,7 @@ from bridle.objectives.supervised import FinetuneConfig
 from bridle.paths import check_file
 from bridle.run import RunConfig
 from bridle.summary import PhaseSummary, RunSummary, resume_command, summarise
-from bridle.wording import count
+from bridle.wording import count, first_of
 
 _DESCRIPTION = """Show what is in a run folder, finished or not.
   Settings, phases with their steps and newest values, health of the codebooks
@@ -75,7 +75,7 @@ def screen(summary: RunSummary) -> Iterator[RenderableType]:
     yield phase_table(summary.phases)
     for phase in summary.phases:
         if phase.examined:
-            yield Text(f"labelled clips, after step {phase.examined_step} of the run: {describe(phase.examined)}")
+            yield Text(f"labelled clips after step {phase.examined_step} of {phase.name}: {describe(phase.examined)}")
     if summary.config.finetune is not None:
         yield Text("\n".join(["", *_finetuned(Path(summary.path)), ""]))
     if summary.levels:
@@ -115,7 +115,7 @@ def _pretraining(config: RunConfig) -> dict[str, str]:
 
 
 def _finetuning(config: FinetuneConfig) -> dict[str, str]:
-    shown = ", ".join(config.classes[:_SHOWN_CLASSES]) + (", ..." if len(config.classes) > _SHOWN_CLASSES else "")
+    shown = first_of(config.classes, _SHOWN_CLASSES)
     kind = "tags" if config.multi_label else "classes"
     return {kind: f"{len(config.classes)} of column '{config.label}': {shown}", "pooling": config.pooling}
 
@@ -193,7 +193,7 @@ def codebook_table(summary: RunSummary) -> Table:
 
 
 def _sizes(summary: RunSummary) -> str:
-    networks = ", ".join(f"{name} {count:,}" for name, count in summary.parameters.items() if count)
+    networks = ", ".join(f"{name} {number:,}" for name, number in summary.parameters.items() if number)
     checkpoints = ", ".join(summary.checkpoints) or "none"
     return (
         f"parameters: {networks}\n"

@@ -33,7 +33,7 @@ films.
 recipes:
 {recipes}
 
-'bridle pretrain RECIPE --help' lists every setting with its value in that recipe.
+'bridle pretrain RECIPE --help' lists every setting with its value in it.
 
 examples:
   bridle pretrain audio-debug --data recordings/ --out runs/debug

@@ -33,10 +33,12 @@ _DESCRIPTION = """Make one HTML page of a run, finished or not.
 
 examples:
   bridle report runs/first
-  bridle report runs/first --data meta.csv --label class --fold fold --out first.html
+  bridle report runs/first --data meta.csv --label class --fold fold \\
+      --out first.html
   bridle report runs/pictures --data pictures/ --label class --split split
   bridle report runs/first --data ESC-50-master --protocol esc-50
-  bridle report runs/first --data clips.csv --label tags --multi-label --separator ';'
+  bridle report runs/first --data clips.csv --label tags \\
+      --multi-label --separator ';'
 """
 
 Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]

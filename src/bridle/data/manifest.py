@@ -25,7 +25,6 @@ from bridle.media.image import ImageInfo
 from bridle.media.video import VideoInfo
 
 DURATION_COLUMN = "duration_seconds"
-MISSING = "missing"
 _PROBE_SLAB = 10_000
 
 
@@ -113,6 +112,7 @@ class _Rows:
     entries: list[Entry] = field(default_factory=list)
     cells: list[dict[str, str]] = field(default_factory=list)
     bad: list[BadFile] = field(default_factory=list)
+    not_found: str = ""  # first relative path of a table that leads nowhere
 
     def add(self, entry: Entry, cells: dict[str, str] | None = None) -> None:
         self.entries.append(entry)
@@ -169,8 +169,8 @@ def read_manifest(
             raise DataError(f"no file in {', '.join(map(str, sources))} is called like a {medium.noun}{others}")
     if not rows.entries:
         found = f"; {len(rows.bad)} unreadable, first {rows.bad[0].key} ({rows.bad[0].reason})" if rows.bad else ""
-        if any(bad.reason == MISSING for bad in rows.bad):
-            found += "; paths in a table are looked for in the folder of the table and in the one above it"
+        if rows.not_found:
+            found += f"; a table's paths are relative to its folder or the one above, which hold no {rows.not_found}"
         raise DataError(
             f"no readable {medium.noun} in {', '.join(map(str, sources)) or 'an empty list of sources'}{found}; "
             f"looked for .tar shards and {' '.join(sorted(medium.suffixes))}{_others(expanded, medium, path_column)}"
@@ -302,7 +302,8 @@ def _read_table(path: Path, prefix: str, path_column: str | None, rows: _Rows) -
         candidates = [str(folder / name) for folder in folders]  # an absolute name stays itself
         found = next((file for file in candidates if name and os.path.isfile(file)), None)  # noqa: PTH113 - for millions of rows
         if found is None:
-            rows.bad.append(BadFile(prefix + name if name else where, MISSING if name else "empty path"))
+            rows.not_found = rows.not_found or ("" if Path(name).is_absolute() else name)
+            rows.bad.append(BadFile(prefix + name if name else where, "missing" if name else "empty path"))
         else:
             rows.add(Entry(prefix + name, found, duration_seconds=duration), cells)
 
@@ -319,7 +320,7 @@ def _duration(text: str, where: str) -> float:
 
 def _probe(rows: _Rows, num_threads: int) -> _Rows:
     """The rows with every duration, and of films every rate, known; unreadable files move to ``bad``."""
-    probed = _Rows(rows.medium, bad=rows.bad)
+    probed = _Rows(rows.medium, bad=rows.bad, not_found=rows.not_found)
 
     def probe_entry(entry: Entry) -> Entry | BadFile:
         if entry.duration_seconds > 0 and (entry.rate_hz > 0 or not rows.medium.rated):

@@ -21,7 +21,7 @@ PATCHES_PER_CODE = 100
 """Patches in an epoch for each code of a codebook, below which codes are learnt from too little."""
 FEW_STEPS = 500
 MANY_EPOCHS = 1000
-"""Of the whole plan; the recipes were made for some dozens to hundreds."""
+"""Of the whole plan, counted by what they see; the recipes were made for some dozens to hundreds."""
 LONG_CROPS = 4
 SEEN_LITTLE = 0.5
 MUCH_PADDING = 0.15
@@ -105,21 +105,24 @@ def _amount(found: Finding, config: RunConfig) -> Iterator[str]:
     if total < FEW_STEPS:
         yield (
             f"the whole plan makes {count(total, 'training step')}, and an encoder learns little in fewer than {FEW_STEPS}: "
-            f'ask for more epochs, such as --phases "{_stretched(config, math.ceil(FEW_STEPS / total))}", or a smaller '
+            f'ask for more epochs, such as --phases "{_stretched(config, FEW_STEPS / total)}", or a smaller '
             "--train.batch-size"
         )
-    epochs = total / plan.steps_per_epoch
-    if epochs > MANY_EPOCHS:
-        shorter = _stretched(config, max(FEW_STEPS / total, MANY_EPOCHS / epochs))
+    times = total / plan.steps_per_epoch * plan.seen_ratio
+    if times > MANY_EPOCHS:
         yield (
-            f"the whole plan goes over all files {epochs:,.0f} times, for an epoch is {count(plan.steps_per_epoch, 'step')}: "
-            f'add {config.medium.nouns}, or save the time by --phases "{shorter}"'
+            f"the whole plan takes in all there is {times:,.0f} times: add {config.medium.nouns}, or save the time by "
+            f'--phases "{_stretched(config, MANY_EPOCHS / times)}"'
         )
 
 
 def _stretched(config: RunConfig, factor: float) -> str:
-    phases = (dataclasses.replace(phase, length=float(math.ceil(phase.length * factor))) for phase in config.plan)
-    return ", ".join(map(str, phases))
+    """The phases made longer by at least a factor above 1, or shorter by at least one below, in whole units."""
+    if factor > 1:
+        lengths = [phase.length * math.ceil(factor) for phase in config.plan]
+    else:
+        lengths = [min(phase.length, max(1.0, float(math.floor(phase.length * factor)))) for phase in config.plan]
+    return ", ".join(str(dataclasses.replace(phase, length=new)) for phase, new in zip(config.plan, lengths, strict=True))
 
 
 def _lengths(found: Finding, config: RunConfig) -> Iterator[str]:

@@ -122,10 +122,10 @@ def project(
     times = []
     for phase in config.plan:
         seconds, clips = steps[phase.kind]
-        count = phase.total_steps(plan.steps_per_epoch)
+        num_steps = phase.total_steps(plan.steps_per_epoch)
         epoch = seconds * plan.full_steps
-        phase_seconds = epoch * count / plan.steps_per_epoch
-        times.append(PhaseTime(phase.kind, phase.spoken_length, count, seconds, clips, epoch, phase_seconds))
+        phase_seconds = epoch * num_steps / plan.steps_per_epoch
+        times.append(PhaseTime(phase.kind, phase.spoken_length, num_steps, seconds, clips, epoch, phase_seconds))
     cached = min(1.0, plan.cache_limit_bytes / max(1, plan.cache_bytes)) * plan.cacheable_clips
     reread = clip_seconds * (plan.num_clips - cached)
     read = reread + kept_seconds * cached

@@ -66,6 +66,6 @@ def paired_gain(ours: ProbeResult, theirs: ProbeResult, labels: Sequence[str], o
     ]
     clips = np.asarray(right)[:, 0] - np.asarray(right)[:, 1]
     half = Z_QUANTILE * float(np.std(clips)) / len(clips) ** 0.5
-    if not clips.any():  # what no clip of n tells apart may still differ on as many as one would miss among n
+    if not np.ptp(clips):  # n clips that all say the same may hide as many others as one would miss among n
         half = wilson_interval(0, len(clips))[1]
     return Gain(ours.probe, over, mean, max(-1.0, mean - half), min(1.0, mean + half))

@@ -13,7 +13,7 @@ _T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060,
 Z_QUANTILE = 1.959964
 """97.5 % quantile of the normal distribution."""
 MIN_SPLITS = 3
-"""Splits from which on their spread says how sure a mean is."""
+"""From which on the spread of splits says how sure their mean is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,28 @@ def wilson_interval(num_right: float, num_total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def spread_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """:func:`t_interval`; None for fewer than 3 values and for equal ones, which do not tell how much they vary."""
+    if len(values) < MIN_SPLITS or max(values) - min(values) < 1e-12:
+        return None
+    return t_interval(values)
+
+
 def accuracy_interval(accuracies: Sequence[float], num_tests: Sequence[int]) -> Interval:
     """95 % interval of the mean accuracy of some splits.
 
     Student's over 3 splits or more (approximate: they share training clips). Fewer, or splits that are all equally accurate, as
-    with a handful of easy clips, do not tell how much an accuracy varies: then Wilson's over all test clips.
+    with a handful of easy clips, do not tell how much an accuracy varies: then Wilson's, as if the mean were that of all test
+    clips.
 
     Args:
         accuracies: of each split, in [0, 1].
         num_tests: test clips of each.
     """
-    if len(accuracies) >= MIN_SPLITS and max(accuracies) - min(accuracies) > 1e-12:
-        return Interval(*t_interval(accuracies), f"95 % Student interval over {len(accuracies)} splits")
-    right = sum(accuracy * num for accuracy, num in zip(accuracies, num_tests, strict=True))
-    return Interval(*wilson_interval(right, sum(num_tests)), f"95 % Wilson interval over {sum(num_tests)} test clips")
+    spread = spread_interval(accuracies)
+    if spread is not None:
+        return Interval(*spread, f"95 % Student interval over {len(accuracies)} splits")
+    total = sum(num_tests)
+    return Interval(
+        *wilson_interval(float(np.mean(accuracies)) * total, total), f"95 % Wilson interval over {total} test clips"
+    )

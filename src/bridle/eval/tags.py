@@ -15,7 +15,7 @@ from bridle.data.manifest import Manifest
 from bridle.errors import DataError
 from bridle.eval.batchnorm_head import RATES, BatchNormConfig, batchnorm_logits, for_ranking
 from bridle.eval.features import Choice
-from bridle.eval.intervals import MIN_SPLITS, t_interval
+from bridle.eval.intervals import spread_interval
 from bridle.eval.labelled import PROBING, Evaluated, OnProgress, Reading, read_labelled, silent
 from bridle.eval.metrics import TagMetrics, average_precision, tag_metrics
 from bridle.eval.protocol import FeatureSet, choose_splits, inner_splits
@@ -157,7 +157,7 @@ def evaluate_tags(
         test = tuple(split.test_index.tolist())
         results.append(TagSplitResult(split.name, mean, pooling, rate, inner, len(split.train_index), test))
     means = [result.mean_average_precision for result in results]
-    low, high = t_interval(means) if len(means) >= MIN_SPLITS else (None, None)
+    low, high = spread_interval(means) or (None, None)
     tested = ~np.isnan(scores[:, 0])
     metrics = tag_metrics(scores[tested], targets[tested], labels.classes)
     return TagResult(float(np.mean(means)), low, high, tuple(results), metrics)

@@ -190,8 +190,9 @@ def _training(summary: RunSummary, tested: RunTest | None) -> str:
 
 
 def _last(phase: PhaseSummary) -> str:
+    shown = phase.values | phase.examined
     kept = ("code/", "accuracy", "class", "validation/", "patch", "feature", "commitment")
-    return ", ".join(f"{name} {value:.4g}" for name, value in phase.values.items() if name.startswith(kept))
+    return ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if name.startswith(kept))
 
 
 def _codebooks(summary: RunSummary) -> str:

@@ -35,6 +35,7 @@ from bridle.settings import check_folder, resolve
 from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.reporter import Reporter, Silent
 from bridle.training import Outcome, Parts, Training, epoch_order
+from bridle.wording import first_of
 
 SHOWN_CLASSES = 10
 
@@ -95,9 +96,9 @@ def finetune(
     labels = read_labels(manifest.columns[settings.label], settings.multi_label, settings.separator)
     config = replace(config, finetune=replace(settings, classes=labels.classes))
     train = replace(subset(manifest, part.train), bad=())  # which are of all parts
-    named = ", ".join(labels.classes[:SHOWN_CLASSES]) + (", ..." if len(labels.classes) > SHOWN_CLASSES else "")
+    kind = "tags" if settings.multi_label else "classes"
     clips = f"{len(train)} clips train, {len(part.validation)} validate, {len(part.test)} test"
-    reporter.message(f"{clips}; {len(labels.classes)} classes: {named}")
+    reporter.message(f"{clips}; {len(labels.classes)} {kind}: {first_of(labels.classes, SHOWN_CLASSES)}")
     notes = part.notes
     taught_before = source is not None and RunFolder(Path(source)).read_config().finetune is not None
     if taught_before:
