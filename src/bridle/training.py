@@ -29,7 +29,7 @@ from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from bridle.train.history import CallRecorder
 from bridle.train.loop import PhaseSpec, is_due, train_phase
-from bridle.train.metrics import MetricsWriter
+from bridle.train.metrics import MetricsWriter, to_numbers
 from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
 from bridle.train.reporter import Reporter
 from bridle.train.stop import StopFlag
@@ -281,7 +281,7 @@ class Training:
             except BridleError as error:
                 failure = str(error)
         if values and failure is None:
-            failure = self._write(step, {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
+            failure = self._write(step, values)
             self.reporter.examined(self.last_step, values)
         reasons = [reason for reason in distributed.gather_objects(failure) if reason is not None]
         if reasons and examination.needed:
@@ -291,8 +291,9 @@ class Training:
 
     def log(self, step: int, values: dict[str, Tensor]) -> None:
         """Write one line of metrics; count the bad files of all ranks, so that all of them stop together."""
-        failure = self._write(step, values) or self.fault
-        self._report(values)
+        numbers = {} if self.writer is None else to_numbers([{**values}])[0]  # waits for the device, once, where it is told
+        failure = self._write(step, numbers) or self.fault
+        self._report(numbers)
         gathered = distributed.gather_objects((self.read, failure))
         self.read = []
         for _, reason in gathered:
@@ -301,7 +302,7 @@ class Training:
         for ranks in zip(*(read for read, _ in gathered), strict=True):
             self.quarantine.add([file for bad, _ in ranks for file in bad], sum(good for _, good in ranks))
 
-    def _write(self, step: int, values: dict[str, Tensor]) -> str | None:
+    def _write(self, step: int, values: dict[str, float]) -> str | None:
         """A line of metrics, on the rank that writes; the reason if that failed."""
         if self.writer is None:
             return None
@@ -312,8 +313,7 @@ class Training:
             return str(error)
         return None
 
-    def _report(self, values: dict[str, Tensor]) -> None:
-        numbers = {name: float(value) for name, value in values.items()}
+    def _report(self, numbers: dict[str, float]) -> None:
         self.reporter.values(numbers)
         low = [name for name, value in numbers.items() if name.startswith("perplexity/") and value < COLLAPSED_BELOW]
         if low and not self.alarmed:

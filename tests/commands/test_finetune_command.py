@@ -67,7 +67,7 @@ def test_folds_have_a_table_of_their_own(
     assert main([*arguments, "--out", str(tmp_path / "all")]) == 0
     shown = capsys.readouterr().out
     joined = json.loads((tmp_path / "all" / "evaluation.json").read_text())
-    assert joined["interval"] in " ".join(shown.split()) and "2 classes: a, b" in shown
+    assert joined["interval"]["made"] in " ".join(shown.split()) and "2 classes: a, b" in shown
     assert (tmp_path / "all" / "fold-2" / "evaluation.json").is_file()
     assert main([*arguments, "--only-fold", "1", "--out", str(tmp_path / "one")]) == 0
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["fold-1"]

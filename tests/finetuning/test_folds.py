@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridle.eval.intervals import t_interval, wilson_interval
+from bridle.eval.intervals import Interval, t_interval, wilson_interval
 from bridle.eval.metrics import classification_metrics, tag_metrics
 from bridle.finetuning.folds import cross_validation
 from bridle.finetuning.parts import Part
@@ -47,15 +47,14 @@ def clips() -> tuple[PredictedClip, ...]:
 def test_accuracy_of_folds(right: list[int], ends: tuple[float, float], made: str) -> None:
     joined = cross_validation(parts(len(right)), [accurate(number) for number in right])
     assert joined.score == pytest.approx(sum(right) / len(right) / NUM_CLIPS)
-    assert (joined.low, joined.high) == pytest.approx(ends)
-    assert joined.interval == made
-    assert joined.low is not None and joined.low < joined.score
+    assert joined.interval is not None
+    assert (joined.interval.low, joined.interval.high) == pytest.approx(ends)
+    assert joined.interval.made == made
+    assert joined.interval.low < joined.score
 
 
 def test_precision_of_folds() -> None:
     varied = cross_validation(parts(3), [precise(rank) for rank in (1, 2, 4)])
-    assert (varied.low, varied.high) == pytest.approx(t_interval([1, 0.5, 0.25]))
-    assert varied.interval == "95 % Student interval over 3 splits"
+    assert varied.interval == Interval(*t_interval([1, 0.5, 0.25]), "95 % Student interval over 3 splits")
     for ranks in ((2, 2, 2), (1, 2)):
-        untold = cross_validation(parts(len(ranks)), [precise(rank) for rank in ranks])
-        assert (untold.low, untold.high, untold.interval) == (None, None, "")
+        assert cross_validation(parts(len(ranks)), [precise(rank) for rank in ranks]).interval is None

@@ -255,4 +255,4 @@ def test_no_file_handle_is_left_open(tmp_path):
         for path in (bad, cut):
             with pytest.raises(DecodeError):
                 decode_audio(path)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -438,5 +438,5 @@ def test_no_file_handle_is_left_open(tmp_path):
             assert reason_of(read, path, 9.0) == "ends before 9 s"
         for path in (bad, cut):
             assert reason_of(read, path) == HEADER
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
-    assert len(list(Path("/proc/self/task").iterdir())) <= threads, "decoding takes the caller's thread only"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/task").iterdir())) == threads, "decoding takes the caller's thread only"

@@ -259,9 +259,10 @@ def screen(out: Path, parts: Sequence[Part], done: Sequence[Finetuned]) -> Itera
         made = table("test", ["fold", "clips", "score %"], [])
         for fold in joined.folds:
             made.add_row(fold.name, str(fold.num_clips), f"{100 * fold.score:.1f}")
-        interval = "" if joined.low is None else f" ({100 * joined.low:.1f}-{100 * (joined.high or 0):.1f})"
-        made.add_row("mean", "", Text(f"{100 * joined.score:.1f}{interval}", style="bold green"))
-        made.caption = joined.interval
+        interval = joined.interval
+        ends = "" if interval is None else f" ({100 * interval.low:.1f}-{100 * interval.high:.1f})"
+        made.add_row("mean", "", Text(f"{100 * joined.score:.1f}{ends}", style="bold green"))
+        made.caption = None if interval is None else interval.made
         yield made
     elif tests and tests[-1].metrics is not None:
         yield from classification_screen(tests[-1].metrics)

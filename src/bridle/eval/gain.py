@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridle.errors import DataError
-from bridle.eval.intervals import MIN_SPLITS, Z_QUANTILE, t_interval, wilson_interval
+from bridle.eval.intervals import Z_QUANTILE, spread_interval, wilson_interval
 from bridle.eval.protocol import ProbeResult
 
 
@@ -56,9 +56,9 @@ def paired_gain(ours: ProbeResult, theirs: ProbeResult, labels: Sequence[str], o
     pairs = list(zip(ours.splits, theirs.splits, strict=True))
     differences = [a.accuracy - b.accuracy for a, b in pairs]
     mean = float(np.mean(differences))
-    if len(pairs) >= MIN_SPLITS and max(differences) - min(differences) > 1e-12:
-        low, high = (2 * end - 1 for end in t_interval([(1 + difference) / 2 for difference in differences]))
-        return Gain(ours.probe, over, mean, low, high)
+    spread = spread_interval([(1 + difference) / 2 for difference in differences])
+    if spread is not None:
+        return Gain(ours.probe, over, mean, 2 * spread.low - 1, 2 * spread.high - 1)
     right = [
         (int(x == labels[i]), int(y == labels[i]))
         for a, b in pairs

@@ -49,11 +49,11 @@ def wilson_interval(num_right: float, num_total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def spread_interval(values: Sequence[float]) -> tuple[float, float] | None:
+def spread_interval(values: Sequence[float]) -> Interval | None:
     """:func:`t_interval`; None for fewer than 3 values and for equal ones, which do not tell how much they vary."""
     if len(values) < MIN_SPLITS or max(values) - min(values) < 1e-12:
         return None
-    return t_interval(values)
+    return Interval(*t_interval(values), f"95 % Student interval over {len(values)} splits")
 
 
 def accuracy_interval(accuracies: Sequence[float], num_tests: Sequence[int]) -> Interval:
@@ -67,10 +67,6 @@ def accuracy_interval(accuracies: Sequence[float], num_tests: Sequence[int]) -> 
         accuracies: of each split, in [0, 1].
         num_tests: test clips of each.
     """
-    spread = spread_interval(accuracies)
-    if spread is not None:
-        return Interval(*spread, f"95 % Student interval over {len(accuracies)} splits")
     total = sum(num_tests)
-    return Interval(
-        *wilson_interval(float(np.mean(accuracies)) * total, total), f"95 % Wilson interval over {total} test clips"
-    )
+    ends = wilson_interval(float(np.mean(accuracies)) * total, total)
+    return spread_interval(accuracies) or Interval(*ends, f"95 % Wilson interval over {total} test clips")

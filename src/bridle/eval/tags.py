@@ -157,7 +157,8 @@ def evaluate_tags(
         test = tuple(split.test_index.tolist())
         results.append(TagSplitResult(split.name, mean, pooling, rate, inner, len(split.train_index), test))
     means = [result.mean_average_precision for result in results]
-    low, high = spread_interval(means) or (None, None)
+    spread = spread_interval(means)
+    low, high = (None, None) if spread is None else (spread.low, spread.high)
     tested = ~np.isnan(scores[:, 0])
     metrics = tag_metrics(scores[tested], targets[tested], labels.classes)
     return TagResult(float(np.mean(means)), low, high, tuple(results), metrics)

@@ -11,7 +11,7 @@ import torch
 from bridle import distributed
 from bridle.data.manifest import Manifest
 from bridle.errors import RunError
-from bridle.eval.intervals import accuracy_interval, spread_interval
+from bridle.eval.intervals import Interval, accuracy_interval, spread_interval
 from bridle.finetuning.parts import Part
 from bridle.finetuning.run import Finetuned, finetune
 from bridle.finetuning.score import Measured
@@ -36,17 +36,13 @@ class CrossValidation:
     Attributes:
         folds: in their order.
         score: their mean.
-        low: lower end of its 95 % interval, of accuracy :func:`~bridle.eval.intervals.accuracy_interval`, of mAP
+        interval: of accuracy :func:`~bridle.eval.intervals.accuracy_interval`, of mAP
             :func:`~bridle.eval.intervals.spread_interval`; None where folds do not tell.
-        high: upper end.
-        interval: how it was made; "" where there is none.
     """
 
     folds: tuple[FoldScore, ...]
     score: float
-    low: float | None
-    high: float | None
-    interval: str
+    interval: Interval | None
 
 
 def fold_folder(out: Path, part: Part) -> Path:
@@ -103,10 +99,6 @@ def cross_validation(parts: Sequence[Part], tests: Sequence[Measured]) -> CrossV
     """Scores of the folds, their mean and its interval."""
     folds = tuple(FoldScore(part.name, test.score, len(test.clips)) for part, test in zip(parts, tests, strict=True))
     scores = [fold.score for fold in folds]
-    mean = sum(scores) / len(scores)
-    if all(test.metrics is not None for test in tests):
-        interval = accuracy_interval(scores, [fold.num_clips for fold in folds])
-        return CrossValidation(folds, mean, interval.low, interval.high, interval.made)
-    low, high = spread_interval(scores) or (None, None)
-    made = "" if low is None else f"95 % Student interval over {len(folds)} splits"
-    return CrossValidation(folds, mean, low, high, made)
+    exclusive = all(test.metrics is not None for test in tests)
+    interval = accuracy_interval(scores, [fold.num_clips for fold in folds]) if exclusive else spread_interval(scores)
+    return CrossValidation(folds, sum(scores) / len(scores), interval)

@@ -76,7 +76,7 @@ class MetricsWriter:
         """
         if not self._buffer:
             return
-        numbers = _to_numbers([record for _, _, record in self._buffer])
+        numbers = to_numbers([record for _, _, record in self._buffer])
         lines = [
             {"step": step, "phase": phase, **record} for (step, phase, _), record in zip(self._buffer, numbers, strict=True)
         ]
@@ -125,7 +125,7 @@ def _lines(content: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     return result
 
 
-def _to_numbers(records: list[dict[str, Tensor | float]]) -> list[dict[str, float]]:
+def to_numbers(records: list[dict[str, Tensor | float]]) -> list[dict[str, float]]:
     """The same records with tensors as Python numbers, fetched by one stack for each device and dtype."""
     numbers: list[dict[str, float]] = [dict.fromkeys(record, 0.0) for record in records]
     groups: dict[tuple[torch.device, torch.dtype], list[tuple[int, str, Tensor]]] = {}
