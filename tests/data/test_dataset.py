@@ -216,7 +216,10 @@ def test_a_worker_that_is_slow_is_waited_for_and_one_that_hangs_is_named(monkeyp
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT"])
-def test_workers_outlive_a_signal_to_every_process_and_not_their_parents(name):
+def test_workers_outlive_a_signal_to_every_process_and_not_their_parents(name, monkeypatch):
+    start = dataset_module._start_worker
+    # The second worker has not begun when the signal comes.
+    monkeypatch.setattr(dataset_module, "_start_worker", lambda worker: (time.sleep(worker), start(worker)))
     data = dataset()
     order = EpochOrder(data.lengths(), 3, 20, PATCH[0], seed=5)
     settings = {"rank": 0, "world_size": 1, "num_workers": 2, "patch": PATCH}

@@ -290,7 +290,7 @@ def code_table(codes: CodeStatistics) -> Table:
     report = codes.report
     sizes = f"{len(report.used)} levels of {report.codebook_size}, {report.num_patches:,} patches"
     columns = ["level", "used %", "perplexity / K %", "energy left %", "tells position, bits", "tells level before, %"]
-    columns += ["changed since the cold start, %"] if codes.churn else []
+    columns += ["changed %"] if codes.churn else []
     made = table(f"codes of the {codes.tokenizer} tokenizer: {sizes}", columns, [])
     for level, share in enumerate(report.perplexity):
         position = f"{report.position_bits[level]:.2f} ({report.position_floor_bits[level]:.2f})"
@@ -305,6 +305,7 @@ def code_table(codes: CodeStatistics) -> Table:
             *([f"{100 * codes.churn[level]:.0f}"] if codes.churn else []),
         )
     made.caption = "in brackets: the same after shuffling, which is chance"
+    made.caption += "; changed: since the cold start" if codes.churn else ""
     return made
 
 

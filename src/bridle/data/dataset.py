@@ -231,7 +231,7 @@ class _Batches(Iterable[Batch]):
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        with one_thread(), _as_many_workers_as_asked_for():
+        with one_thread(), _as_many_workers_as_asked_for(), _signals_held():
             iterator: Iterator[Batch] | None = iter(self._loader)
         _name_dead_workers()
         given = time.monotonic()
@@ -304,12 +304,27 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """SIGINT and SIGTERM wait inside the ``with``, and in every process begun in it.
+
+    `timeout`, Slurm and Ctrl-C signal every process; the training process still needs batches until it has stopped.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     if not hasattr(signal, "sigwaitinfo"):
         return
-    # `timeout`, Slurm and Ctrl-C signal every process; the training process still needs batches until it has stopped.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # where workers are not forked
     threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
 
 
