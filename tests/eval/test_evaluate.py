@@ -1,6 +1,7 @@
 """The evaluation of a run as a whole: rows, gains, what is left out, errors, and the command that prints it."""
 
 import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -8,15 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy import stats
 
 from bridle import cli
+from bridle.commands.evaluate import code_table
 from bridle.config import from_dict, to_dict
 from bridle.data.audio import AudioLoader
 from bridle.data.manifest import read_manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError
 from bridle.eval import evaluate as evaluate_module
+from bridle.eval.code_features import CodeStatistics
+from bridle.eval.codes import CodeReport
 from bridle.eval.evaluate import PROBING, RANDOM, READING, RUN, Columns, Evaluation, Plan, evaluate_run
 from bridle.eval.features import BAG_OF_CODES, Choice, collect_features
 from bridle.eval.gain import paired_gain
@@ -364,6 +369,16 @@ def test_command_prints_what_was_asked_for(tiny_run, manifest, tmp_path, capsys,
         assert text in printed
     found = from_dict(Evaluation, {k: v for k, v in json.loads(target.read_text()).items() if k not in ("run", "manifest")})
     assert f"accuracy {100 * found.details.metrics.accuracy:.1f} %" in printed
+
+
+def test_the_table_of_codes_fits_80_columns():
+    report = CodeReport(1024, 123_456, (10.0,) * 4, (1.0,) * 4, (1.0,) * 4, (5.25,) * 4, (5.0,) * 4, (1.0,) * 4, (0.125,) * 4)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(code_table(CodeStatistics("cold start", (1.0,) * 4, report, churn=(1.0,) * 4)))
+    text = console.export_text()
+    assert "…" not in text
+    for word in ("perplexity", "energy", "position,", "5.25 (5.00)", "100 (12)", "changed %"):
+        assert word in text
 
 
 def test_command_without_new_flags_prints_no_more_than_before(tiny_run, manifest, tmp_path, capsys, monkeypatch):

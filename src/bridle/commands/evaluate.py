@@ -289,7 +289,8 @@ def code_table(codes: CodeStatistics) -> Table:
     """Health of every level of the codes, in per cent; what shuffling leaves of information is in brackets."""
     report = codes.report
     sizes = f"{len(report.used)} levels of {report.codebook_size}, {report.num_patches:,} patches"
-    columns = ["level", "used %", "perplexity / K %", "energy left %", "tells position, bits", "tells level before, %"]
+    # Headers in lines: all columns fit 80 characters.
+    columns = ["level", "used %", "perplexity\n/ K %", "energy\nleft %", "tells\nposition,\nbits", "tells level\nbefore, %"]
     columns += ["changed %"] if codes.churn else []
     made = table(f"codes of the {codes.tokenizer} tokenizer: {sizes}", columns, [])
     for level, share in enumerate(report.perplexity):
