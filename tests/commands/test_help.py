@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 
 import pytest
 
-import bridle.commands
+from bridle import cli
 from bridle.commands.arguments import recipe_list
 from bridle.commands.finetune import FINETUNING
 from bridle.recipes import RECIPES
 
-MODULES = [module.name for module in pkgutil.iter_modules(bridle.commands.__path__)]
 
-
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_a_terminal_of_80_columns_is_wide_enough(name: str) -> None:
-    module = importlib.import_module(f"bridle.commands.{name}")
+    module = importlib.import_module(f"bridle.commands.{cli._MODULES.get(name, name)}")
     shown = getattr(module, "_DESCRIPTION", "") + "\n" + getattr(module, "_USAGE", "")
+    assert "bridle " + name in shown
     assert [line for line in shown.splitlines() if len(line) > 80] == []
 
 

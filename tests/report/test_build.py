@@ -64,6 +64,7 @@ def test_everything_is_on_the_page(full_page):
     figures = sum(tag == "figure" for tag, _ in read.tags)
     assert figures == sum(tag == "figcaption" for tag, _ in read.tags) >= 15
     assert sum(tag == "audio" for tag, _ in read.tags) > 20
+    assert "kNN accuracy" in read.text and "linear probe accuracy" in read.text
 
 
 def test_names_and_labels_of_files_are_no_markup(full_page):

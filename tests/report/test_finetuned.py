@@ -73,7 +73,15 @@ def test_sentences_are_true_of_an_encoder_that_has_seen_labels(class_run, label_
     text = text_of(build_report(class_run, config, device=CPU))
     assert "groups show what it was taught" in text
     assert "how well it learnt them" in text
-    for words in ("No label was used", "played no part in its place", "The list differs"):
+    assert "test accuracy" in text
+    # At the head of the page, where nothing explains them, stand no probes of clips that it may have learnt from.
+    for words in (
+        "kNN accuracy",
+        "linear probe accuracy",
+        "No label was used",
+        "played no part in its place",
+        "The list differs",
+    ):
         assert words not in text
 
 

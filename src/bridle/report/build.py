@@ -119,7 +119,9 @@ class _Build:
             settings_section(self.summary, self._cost(), read_history(self.run), recorded.versions(), config.watts),
         ]
         sections = [section for section in found if section is not None]
-        scores = [*(tested[1] if tested else []), *(probe_scores(probes[1]) if probes else [])]
+        scores = tested[1] if tested else []
+        if probes and self.settings.finetune is None:  # else the encoder may know the probes' test clips
+            scores = probe_scores(probes[1])
         header = overview(self.summary, curves, scores, self.notes, sections)
         return whole_page(f"{run_name(self.summary)}: report of a run", header, sections)
 
