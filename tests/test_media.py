@@ -28,7 +28,7 @@ from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder, clip_grid
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
 from bridle.train.reporter import Silent
-from bridle.training import Outcome
+from bridle.engine.parts import Outcome
 
 CPU = torch.device("cpu")
 PHASES = "cold:3steps, tokenizer:3steps, encoder:3steps, joint:3steps, patches:2steps"

@@ -28,7 +28,7 @@ from bridle.recipes import recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
 from bridle.train.weights import read_weights
-from bridle.training import Outcome
+from bridle.engine.parts import Outcome
 
 PHASES = "cold:4steps, tokenizer:4steps, encoder:4steps, joint:4steps"
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "one page of a run: curves, codebooks, what codes mean, map, probes",
     "finetune": "train a run's encoder with labels: a classifier of your own classes",
     "predict": "the classes of every file by a fine-tuned run, as CSV or parquet",
+    "replay": "a step again that was skipped: which loss, gradient and clips are not finite",
     "demo": "the whole way on a small set of sounds, pictures or films, in minutes",
 }
 

@@ -6,7 +6,8 @@
     ├── ConfigError            a setting is unknown, of the wrong type or out of range (also a ValueError)
     ├── DataError              something is wrong with the user's data as a whole
     │   ├── DecodeError        one file cannot be read; quarantined while training
-    │   └── TooManyBadFiles    the quarantine's budget is used up
+    │   ├── TooManyBadFiles    the quarantine's budget is used up
+    │   └── WorkerDied         a process that decodes was killed, or hangs
     ├── QuantizerError         a quantizer cannot do its work: NaN input, sample smaller than K (also a ValueError)
     ├── RunError               a run folder or a checkpoint is missing, half written or of another version
     └── TrainingError          training cannot go on: non-finite gradients, ranks that disagree
@@ -43,6 +44,10 @@ class DecodeError(DataError):
 
 class TooManyBadFiles(DataError):
     """More files are unreadable than ``max_bad_fraction`` or ``max_bad_in_a_row`` allow."""
+
+
+class WorkerDied(DataError):
+    """A process that decodes was killed, or hangs."""
 
 
 class QuantizerError(BridleError, ValueError):

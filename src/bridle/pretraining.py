@@ -11,6 +11,8 @@ from bridle import distributed
 from bridle.data.dataset import ClipDataset
 from bridle.data.loaders import build_loader
 from bridle.data.manifest import read_manifest
+from bridle.engine.parts import Outcome, Parts, epoch_order
+from bridle.engine.training import Training
 from bridle.networks import Networks, build_objective
 from bridle.objectives.base import Objective
 from bridle.phases import Phase
@@ -18,7 +20,6 @@ from bridle.probing import FrozenProbe, ProbeConfig
 from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
 from bridle.train.reporter import Reporter, Silent
-from bridle.training import Outcome, Parts, Training, epoch_order
 
 
 def pretrain(
@@ -53,8 +54,21 @@ def pretrain(
         TrainingError: gradients stay non-finite.
     """
     reporter = reporter if reporter is not None and distributed.rank() == 0 else Silent()
-    device = device or distributed.default_device()
-    folder = RunFolder(Path(out))
+    parts = prepare(config, sources, Path(out), resume=resume, device=device or distributed.default_device(), reporter=reporter)
+    return Training(parts, [FrozenProbe(parts.config, probe, parts.device)] if probe is not None else []).execute()
+
+
+def prepare(
+    config: RunConfig,
+    sources: str | Path | Sequence[str | Path],
+    out: Path,
+    *,
+    resume: bool,
+    device: torch.device,
+    reporter: Reporter,
+) -> Parts:
+    """All that :func:`pretrain` does before the first step; the arguments and errors are its."""
+    folder = RunFolder(out)
     check_folder(folder, resume)
     if resume and not folder.exists():
         reporter.message(f"no run in {folder.path} yet: it begins")
@@ -70,5 +84,4 @@ def pretrain(
     def build(phase: Phase) -> Objective:
         return build_objective(phase, networks, config)
 
-    parts = Parts(config, folder, manifest, dataset, order, networks, build, manifest.fingerprint, device, reporter)
-    return Training(parts, [FrozenProbe(config, probe, device)] if probe is not None else []).execute()
+    return Parts(config, folder, manifest, dataset, order, networks, build, manifest.fingerprint, device, reporter)

@@ -12,10 +12,11 @@ import torch
 from bridle.data import dataset as dataset_module
 from bridle.data.batch import Batch
 from bridle.data.dataset import ClipDataset, LoadedClip, batch_loader
+from bridle.data.lasting import lasting
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
 from bridle.data.sampler import EpochOrder
-from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.errors import ConfigError, DecodeError, WorkerDied
 from bridle.randomness import derive_seed
 
 PATCH = (4, 2, 1)
@@ -165,38 +166,71 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# The signal of a death may arrive once more while torch ends the other workers; Python then reports it as ignored.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.fixture
+def looking_often(monkeypatch):
+    monkeypatch.setattr(dataset_module, "LOOK_SECONDS", 0.2)
+
+
 @pytest.mark.parametrize("faults", [{"clip0": "kill"}, {"clip0": "kill", "clip7": "kill"}])
-def test_a_dead_worker_is_named(faults):
-    with pytest.raises(DataError, match=r"a data worker died .*lower num_workers"):
+def test_a_dead_worker_is_named(faults, looking_often):
+    with pytest.raises(WorkerDied, match=r"a data worker died .*lower num_workers"):
         batches(dataset(**faults), num_workers=2, num_steps=20)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_worker_that_dies_while_the_program_is_elsewhere_is_named():
-    data = dataset()
+def stream_of(data, start, num_steps, num_workers=1):
     order = EpochOrder(data.lengths(), 3, 20, PATCH[0], seed=5)
-    settings = {"rank": 0, "world_size": 1, "num_workers": 1, "patch": PATCH}
-    stream = iter(batch_loader(data, order, start_step=0, num_steps=10_000, **settings))
+    settings = {"rank": 0, "world_size": 1, "num_workers": num_workers, "patch": PATCH}
+    return batch_loader(data, order, start_step=start, num_steps=num_steps, **settings)
+
+
+def test_a_death_raises_nothing_where_the_program_is_and_is_named_when_the_next_batch_is_asked_for(looking_often):
+    stream = iter(stream_of(dataset(), 0, 10_000))
     others = set(multiprocessing.active_children())
     next(stream)
     (worker,) = set(multiprocessing.active_children()) - others
-    with pytest.raises(DataError, match="a data worker died"):
-        os.kill(worker.pid, signal.SIGKILL)
+    os.kill(worker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # dead, and its signal has come
+    assert sum(i for i in range(100_000)) == 4_999_950_000
+    with pytest.raises(WorkerDied, match="a data worker died"):
         for _ in range(10_000):
             next(stream)
 
 
-def test_a_death_whose_signal_is_lost_is_named(monkeypatch):
-    monkeypatch.setattr(dataset_module, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(dataset_module, "_name_dead_workers", lambda: signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+def test_a_death_whose_signal_is_lost_is_named(monkeypatch, looking_often):
+    monkeypatch.setattr(dataset_module, "_quiet_deaths", lambda: signal.signal(signal.SIGCHLD, signal.SIG_DFL))
     before = signal.getsignal(signal.SIGCHLD)
     try:
-        with pytest.raises(DataError, match=r"a data worker died or hangs: (?!DataLoader timed out)"):
+        with pytest.raises(WorkerDied, match=r"a data worker died or hangs: (?!DataLoader timed out)"):
             batches(dataset(clip0="kill", clip7="kill"), num_workers=2, num_steps=20)
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_new_workers_go_on_at_the_very_batch_that_did_not_come(deaths, looking_often, tmp_path, monkeypatch):
+    load = NoiseLoader.load
+
+    def dies_at_first(self, entry, generator):
+        marker = tmp_path / str(len(list(tmp_path.iterdir())))
+        if entry.key == "9" and int(marker.name) < deaths:
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(self, entry, generator)
+
+    expected = list(stream_of(dataset(), 2, 20, num_workers=0))
+    monkeypatch.setattr(NoiseLoader, "load", dies_at_first)
+    told = []
+    found = list(lasting(lambda step: stream_of(dataset(), step, 22 - step, num_workers=2), 2, 22, told.append))
+    assert equal_all(found, expected)
+    assert len(told) == deaths == len(list(tmp_path.iterdir()))
+    assert f"started again ({deaths} of 2)" in told[-1]
+
+
+def test_workers_that_die_each_time_are_given_up(looking_often):
+    told = []
+    with pytest.raises(WorkerDied):
+        list(lasting(lambda step: stream_of(dataset(clip0="kill"), step, 20 - step), 0, 20, told.append))
+    assert len(told) == 2
 
 
 def test_a_worker_that_is_slow_is_waited_for_and_one_that_hangs_is_named(monkeypatch):
@@ -211,7 +245,7 @@ def test_a_worker_that_is_slow_is_waited_for_and_one_that_hangs_is_named(monkeyp
     assert equal_all(batches(data, num_workers=1, num_steps=2), batches(data, num_steps=2))
     monkeypatch.setattr(dataset_module, "WORKER_TIMEOUT_SECONDS", 0.3)
     seconds = 2.0
-    with pytest.raises(DataError, match="a data worker died or hangs: DataLoader timed out"):
+    with pytest.raises(WorkerDied, match="a data worker died or hangs: DataLoader timed out"):
         batches(data, num_workers=1, num_steps=2)
 
 

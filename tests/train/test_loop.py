@@ -1,17 +1,18 @@
 """One step and one phase: accumulation, skipped steps, periods."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from reference.batches import Parts, batch
 
 from bridle.data.batch import Batch
-from bridle.errors import ConfigError, TrainingError
+from bridle.errors import ConfigError
 from bridle.masking import MaskConfig
 from bridle.objectives.tokenizer import TokenizerDistillation
 from bridle.optim.groups import OptimConfig, build_adamw
-from bridle.train.loop import PhaseSpec, TrainConfig, is_due, resolve_precision, train_phase, train_step
+from bridle.train.loop import Diverged, PhaseSpec, TrainConfig, is_due, resolve_precision, train_phase, train_step
+from bridle.train.skipped import Skipped, SkippedSteps
 
 MASKS = MaskConfig(mask_ratio=0.75)
 
@@ -22,6 +23,7 @@ class Recorder:
     def __init__(self, stop_at: int = 0) -> None:
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.checkpoints: list[int] = []
+        self.skips: list[Skipped] = []
         self.done: list[int] = []
         self.stop_at = stop_at
 
@@ -31,7 +33,10 @@ class Recorder:
     def log(self, step: int, values: dict) -> None:
         self.logged.append((step, {name: float(value) for name, value in values.items()}))
 
-    def checkpoint(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def skipped(self, found: Skipped) -> None:
+        self.skips.append(found)
+
+    def checkpoint(self, step: int, optimizer: torch.optim.Optimizer, skipped_in_a_row: int) -> None:
         self.checkpoints.append(step)
 
     def should_stop(self, step: int) -> bool:
@@ -89,17 +94,53 @@ def test_a_non_finite_batch_changes_no_weight_and_no_optimizer_state(bad: str) -
     assert not torch.equal(objective.state_dict()["encoder.embed.weight"], before["encoder.embed.weight"])
 
 
-def test_too_many_skipped_steps_stop_the_run() -> None:
-    def poisoned(start: int) -> Iterator[Batch]:
-        for data in stream(start):
-            data.inputs.fill_(float("nan"))
+def poisoned(steps: range) -> Callable[[int], Iterator[Batch]]:
+    """The stream, with NaN in the batches of some steps, counted from 0."""
+
+    def batches(start: int) -> Iterator[Batch]:
+        for step, data in enumerate(stream(start), start):
+            if step in steps:
+                data.inputs.fill_(float("nan"))
             yield data
 
-    objective = Parts().masked_codes(MASKS)
+    return batches
+
+
+def test_too_many_skipped_steps_in_a_row_end_a_phase_and_write_no_checkpoint() -> None:
+    objective, recorder = Parts().masked_codes(MASKS), Recorder()
     optimizer = build_adamw(objective, OptimConfig())
-    config = TrainConfig(precision="fp32", log_every_steps=1, max_skipped_in_a_row=3)
-    with pytest.raises(TrainingError, match=r"3 steps in a row up to step 3 .*max_skipped_in_a_row"):
-        train_phase(PhaseSpec("x", 10, OptimConfig()), objective, optimizer, poisoned, Recorder(), config)
+    config = TrainConfig(precision="fp32", log_every_steps=1, checkpoint_every_steps=2, max_skipped_in_a_row=3)
+    with pytest.raises(Diverged, match="3 steps in a row up to step 6 of the phase had non-finite gradients") as raised:
+        train_phase(PhaseSpec("x", 10, OptimConfig()), objective, optimizer, poisoned(range(3, 99)), recorder, config)
+    assert (raised.value.step, raised.value.count) == (6, 3)
+    assert recorder.checkpoints == [2], "the checkpoint that was due at step 4 would hold the weights that diverged"
+    assert [found.first for found in recorder.skips] == [(4,), (), ()]
+
+
+def test_skipped_steps_are_told_before_a_checkpoint_is_written_and_count_on_over_lines() -> None:
+    objective, recorder = Parts().masked_codes(MASKS), Recorder()
+    optimizer = build_adamw(objective, OptimConfig())
+    config = TrainConfig(precision="fp32", log_every_steps=4, checkpoint_every_steps=3, max_skipped_in_a_row=3)
+    assert train_phase(PhaseSpec("x", 8, OptimConfig()), objective, optimizer, poisoned(range(2, 4)), recorder, config)
+    assert recorder.skips == [Skipped((3,), (3,), 1), Skipped((4,), (), 2)]
+    assert [(step, values["skipped"]) for step, values in recorder.logged] == [(4, 2.0), (8, 0.0)]
+    assert recorder.checkpoints == [6, 8]
+
+
+def test_skipped_steps_are_counted_as_a_plain_list_would() -> None:
+    flags = [0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0, 1]
+    for every in (1, 2, 5, 12):
+        steps, told, row = SkippedSteps(in_a_row=2), [], 2
+        for step, flag in enumerate(flags, 1):
+            steps.add(step, torch.tensor(float(flag)))
+            row = row + 1 if flag else 0
+            if step % every == 0:
+                found = steps.look()
+                assert found.in_a_row == row
+                told += [found]
+        looked = len(flags) // every * every
+        assert [s for found in told for s in found.steps] == [s for s, flag in enumerate(flags[:looked], 1) if flag]
+        assert [s for found in told for s in found.first] == [s for s in (2, 6, 8, 12) if s <= looked]
 
 
 def test_a_phase_logs_and_saves_when_due_and_learns() -> None:

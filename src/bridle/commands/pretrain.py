@@ -17,12 +17,15 @@ from bridle.commands.arguments import recipe_list
 from bridle.commands.display import ProgressReporter, console
 from bridle.data.columns import Columns
 from bridle.distributed import process_group, rank
+from bridle.engine.parts import Outcome
 from bridle.errors import ConfigError
+from bridle.launch import check_gpus, is_restart, launch, reported, wants_launch
+from bridle.paths import check_sources
 from bridle.pretraining import pretrain
 from bridle.probing import ProbeConfig
 from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder
-from bridle.training import Outcome
+from bridle.settings import check_folder
 
 _USAGE = """usage: bridle pretrain RECIPE --data DATA [DATA ...] --out RUN [--resume]
                        [--any.setting VALUE ...]
@@ -47,8 +50,8 @@ examples:
       # adds phases to a run that is done
   bridle pretrain audio-small --data recordings/ --out runs/small \\
       --probe meta.csv --probe-label class --probe-every 500
-  torchrun --nproc-per-node 2 -m bridle pretrain audio-small \\
-      --data recordings/ --out runs/two
+  bridle pretrain audio-base --data recordings/ --out runs/base \\
+      --num-processes 8  # on 8 GPUs; several machines: docs/processes.md
 """
 
 Column = Annotated[str | None, tyro.conf.arg(metavar="COLUMN")]
@@ -63,6 +66,8 @@ class Arguments:
         out: the run folder to write.
         config: every setting of the run.
         resume: continue the run in --out from its newest checkpoint; start it when there is none.
+        num_processes: training processes on this machine, one for each GPU, that share every batch.
+        max_restarts: how often all of them start again from the newest checkpoint when one was killed.
         probe: labelled clips, a table or folder, on which kNN and linear probe judge the encoder now and then.
         probe_label: column with their class.
         probe_fold: column with their official fold.
@@ -76,6 +81,8 @@ class Arguments:
     out: Path
     config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     resume: bool = False
+    num_processes: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    max_restarts: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     probe: Annotated[Path | None, tyro.conf.arg(metavar="MANIFEST")] = None
     probe_label: Column = None
     probe_fold: Column = None
@@ -103,22 +110,43 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_USAGE.format(recipes=recipe_list(RECIPES)))
         return 0 if arguments else 2
+    with reported():
+        return _pretrain(list(arguments))
+
+
+def _pretrain(arguments: list[str]) -> int:
+    if is_restart() and "--resume" not in arguments:
+        arguments.append("--resume")
     start = _saved(arguments) or recipe(arguments[0])
     parsed = tyro.cli(
         Arguments,
-        args=list(arguments[1:]),
+        args=arguments[1:],
         prog=f"bridle pretrain {arguments[0]}",
         default=Arguments(data=tyro.MISSING, out=tyro.MISSING, config=start),
         config=(tyro.conf.AvoidSubcommands,),
     )
+    probe = parsed.probe_config
+    if wants_launch(parsed.num_processes):
+        return _launch(arguments, parsed)
     with process_group(), ProgressReporter() as reporter:
-        probe = parsed.probe_config
         outcome = pretrain(parsed.config, parsed.data, parsed.out, resume=parsed.resume, reporter=reporter, probe=probe)
     if rank() == 0:
         _say(outcome, parsed, arguments)
     if outcome.finished:
         return 0
     return 130 if outcome.stop_signal == signal.SIGINT else 0
+
+
+def _launch(arguments: Sequence[str], parsed: Arguments) -> int:
+    """Train in several processes; what is known to be wrong is said before they start."""
+    check_sources(parsed.data)
+    check_folder(RunFolder(parsed.out), parsed.resume)
+    check_gpus(parsed.num_processes)
+    ended = launch(["pretrain", *arguments], parsed.num_processes, parsed.max_restarts)
+    if not ended.orderly:
+        console().print("[bold yellow]stopped[/] before a checkpoint could be written. Continue with:")
+        _say_again(arguments)
+    return ended.status
 
 
 def _saved(arguments: Sequence[str]) -> RunConfig | None:
@@ -142,6 +170,10 @@ def _say(outcome: Outcome, parsed: Arguments, arguments: Sequence[str]) -> None:
         console().print(f"[bold green]done[/] after {outcome.step} steps: {parsed.out}")
         console().print(f"next: bridle inspect {shlex.quote(str(parsed.out))}", markup=False, soft_wrap=True)
     else:
-        again = shlex.join(a for a in arguments if a != "--resume")
         console().print(f"[bold yellow]stopped[/] after {outcome.step} steps; a checkpoint is written. Continue with:")
-        console().print(f"  bridle pretrain {again} --resume", soft_wrap=True)
+        _say_again(arguments)
+
+
+def _say_again(arguments: Sequence[str]) -> None:
+    again = shlex.join(argument for argument in arguments if argument != "--resume")
+    console().print(f"  bridle pretrain {again} --resume", markup=False, soft_wrap=True)

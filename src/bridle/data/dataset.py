@@ -23,7 +23,7 @@ from bridle.data.manifest import Entry, Manifest
 from bridle.data.medium import Medium
 from bridle.data.quarantine import BadFile
 from bridle.data.sampler import EpochOrder
-from bridle.errors import ConfigError, DataError, DecodeError
+from bridle.errors import ConfigError, DecodeError, WorkerDied
 from bridle.randomness import derive_seed
 
 # A worker that gives no batch for so long hangs in a decoder or on a dead disk.
@@ -165,7 +165,7 @@ def batch_loader(
 
     Raises:
         ConfigError: a number is out of range.
-        DataError: while iterating, when a worker died or hangs.
+        WorkerDied: while iterating, when a worker died or hangs.
     """
     if min(start_step, num_steps, num_workers) < 0 or not 0 <= rank < world_size:
         raise ConfigError(
@@ -233,7 +233,7 @@ class _Batches(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         with one_thread(), _as_many_workers_as_asked_for(), _signals_held():
             iterator: Iterator[Batch] | None = iter(self._loader)
-        _name_dead_workers()
+        _quiet_deaths()
         given = time.monotonic()
         while iterator is not None:
             try:
@@ -252,11 +252,13 @@ class _Batches(Iterable[Batch]):
                 given = time.monotonic()
                 continue
             iterator = None  # outside of "except", where no traceback holds it: ends the other workers
-            raise DataError(message)
+            raise WorkerDied(message)
 
 
 class _DeathHandler:
-    """Torch's signal handler for dead workers raises wherever the program is; this makes it the same DataError there."""
+    """Torch's signal handler for dead workers raises wherever the program is, be it between the optimiser's step and the
+    codebooks'. Who asks for the next batch finds the dead worker anyway.
+    """
 
     def __init__(self, handler: Callable[[int, FrameType | None], Any]) -> None:
         self._handler = handler
@@ -265,13 +267,11 @@ class _DeathHandler:
         try:
             self._handler(number, frame)
         except RuntimeError as error:
-            message = _worker_fault(error)
-            if not message:
+            if not _worker_fault(error):
                 raise
-            raise DataError(message) from None
 
 
-def _name_dead_workers() -> None:
+def _quiet_deaths() -> None:
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return
     handler = signal.getsignal(signal.SIGCHLD)
@@ -286,7 +286,7 @@ def _worker_fault(error: Exception) -> str:
         return ""
     return (
         f"a data worker died or hangs: {text or type(error).__name__}; often memory or /dev/shm is full: "
-        "lower num_workers or the cache; num_workers 0 shows the cause"
+        "lower num_workers or the cache; num_workers 0 shows the cause."
     )
 
 

@@ -15,7 +15,7 @@ from bridle.data.sampler import EpochOrder
 from bridle.networks import Networks, build_objective
 from bridle.optim.groups import parameter_groups
 from bridle.run import RunConfig, clip_grid
-from bridle.training import PREPARE_BATCHES
+from bridle.engine.parts import PREPARE_BATCHES
 
 _FLOAT_BYTES = 4
 

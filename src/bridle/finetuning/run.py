@@ -34,7 +34,8 @@ from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
 from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.reporter import Reporter, Silent
-from bridle.training import Outcome, Parts, Training, epoch_order
+from bridle.engine.parts import Outcome, Parts, epoch_order
+from bridle.engine.training import Training
 from bridle.wording import first_of
 
 SHOWN_CLASSES = 10

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,20 @@ def latest_checkpoint(run: Path) -> Path | None:
         names = ", ".join(path.name for path in paths)
         raise RunError(f"no checkpoint in {folder} is whole ({names}); restore one from a copy, or remove them to start over")
     return None
+
+
+def whole_checkpoints(run: Path) -> Iterator[Path]:
+    """The checkpoints whose files and sizes are as in their manifest, newest first.
+
+    Raises:
+        RunError: the folder cannot be read.
+    """
+    folder = run / "checkpoints"
+    try:
+        paths = _by_step(folder)
+    except OSError as error:
+        raise RunError(f"cannot read {folder}: {error.strerror}; make it readable for this user") from error
+    return (path for path in paths if _is_whole(path))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

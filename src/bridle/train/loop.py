@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -18,11 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from bridle import distributed
+from bridle.config import LATER
 from bridle.data.batch import Batch
-from bridle.errors import BridleError, ConfigError, TrainingError
+from bridle.errors import BridleError, ConfigError, DataError, TrainingError
 from bridle.objectives.base import Objective, StepOutput
 from bridle.optim.groups import OptimConfig, clip_gradients
 from bridle.optim.schedule import warmup_cosine
+from bridle.train.skipped import Skipped, SkippedSteps
 
 Precision = Literal["auto", "fp32", "bf16"]
 _AT_LEAST_1 = (
@@ -50,7 +52,8 @@ class TrainConfig:
         num_checkpoints: newest checkpoints that are kept.
         max_bad_fraction: share of unreadable files above which the run stops.
         max_bad_in_a_row: unreadable files in a row that stop the run.
-        max_skipped_in_a_row: steps in a row with non-finite gradients that stop the run.
+        max_skipped_in_a_row: steps in a row with non-finite gradients after which the run goes back to a checkpoint.
+        max_rollbacks: times that a run goes back so before it stops.
 
     Raises:
         ConfigError: a value out of range.
@@ -66,13 +69,15 @@ class TrainConfig:
     max_bad_fraction: float = 0.01
     max_bad_in_a_row: int = 100
     max_skipped_in_a_row: int = 20
+    max_rollbacks: int = field(default=3, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_1:
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be 1 or more")
-        if self.num_workers < 0:
-            raise ConfigError(f"train.num_workers={self.num_workers} must be 0 or more")
+        for name in ("num_workers", "max_rollbacks"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be 0 or more")
         if not 0.0 <= self.max_bad_fraction <= 1.0:
             raise ConfigError(f"train.max_bad_fraction={self.max_bad_fraction} must lie between 0 and 1")
 
@@ -104,16 +109,31 @@ class StepResult:
     skipped: Tensor
 
 
+class Diverged(TrainingError):
+    """So many steps in a row were skipped that going on as before is of no use. ``step`` counts within the phase."""
+
+    def __init__(self, step: int, count: int) -> None:
+        super().__init__(
+            f"{count} steps in a row up to step {step} of the phase had non-finite gradients; lower the learning rate or set "
+            "train.precision=fp32, then --resume"
+        )
+        self.step = step
+        self.count = count
+
+
 class Watcher(Protocol):
     """What the loop tells the outside. All steps count within the phase, from 1 after the first step."""
 
     def step_done(self, step: int, batch: Batch) -> None:
         """After every step; cheap."""
 
+    def skipped(self, found: Skipped) -> None:
+        """When a line is logged or a checkpoint is due, on all ranks, if steps were skipped since."""
+
     def log(self, step: int, values: dict[str, Tensor]) -> None:
         """Every ``log_every_steps`` steps, on all ranks, with values still on the device. May raise to stop the run."""
 
-    def checkpoint(self, step: int, optimizer: Optimizer) -> None:
+    def checkpoint(self, step: int, optimizer: Optimizer, skipped_in_a_row: int) -> None:
         """When a checkpoint is due."""
 
     def should_stop(self, step: int) -> bool:
@@ -133,6 +153,7 @@ def train_phase(
     watcher: Watcher,
     config: TrainConfig,
     start_step: int = 0,
+    skipped_in_a_row: int = 0,
 ) -> bool:
     """Run a phase from ``start_step`` to its end.
 
@@ -144,37 +165,55 @@ def train_phase(
         watcher: told about steps, values and checkpoints.
         config: precision, accumulation and periods.
         start_step: steps of the phase already done.
+        skipped_in_a_row: of the steps already done, the last ones.
 
     Returns:
         True when the phase was finished, False when the watcher asked to stop.
 
     Raises:
-        TrainingError: ``max_skipped_in_a_row`` steps in a row had non-finite gradients.
+        Diverged: ``max_skipped_in_a_row`` steps in a row had non-finite gradients.
+        DataError: the data end. One process has written a checkpoint by then; several cannot agree on one.
     """
     device = next(objective.parameters()).device
     model = _wrap(objective)
     objective.train()
-    skipped_in_a_row = torch.zeros((), device=device)
+    skipped, unlogged = SkippedSteps(skipped_in_a_row), 0
     stream = iter(batches(start_step))
     for step in range(start_step, spec.total_steps):
-        batch = next(stream)
+        try:
+            batch = next(stream)
+        except DataError:
+            if step > start_step and not distributed.is_active():
+                watcher.checkpoint(step, optimizer, skipped.look().in_a_row)
+            raise
         _set_lr(optimizer, spec, step)
         result = train_step(model, objective, optimizer, batch.to(device), step, spec.optim.clip_norm, config)
-        skipped_in_a_row = (skipped_in_a_row + 1) * result.skipped
         done = step + 1
+        skipped.add(done, result.skipped)
         watcher.step_done(done, batch)
         stop = watcher.should_stop(done)
-        if is_due(done, config.log_every_steps, spec.total_steps):
+        logs, saves = (
+            is_due(done, every, spec.total_steps) for every in (config.log_every_steps, config.checkpoint_every_steps)
+        )
+        if not (logs or saves or stop):
+            continue
+        found = skipped.look()
+        unlogged += len(found.steps)
+        if found.steps:
+            watcher.skipped(found)
+        if logs:
             lr = max(group["lr"] for group in optimizer.param_groups)
-            values = {**result.values, **objective.health(), "lr": torch.tensor(lr)}
+            more = {"lr": torch.tensor(lr), "skipped": torch.tensor(float(unlogged))}
+            unlogged = 0
             try:
-                watcher.log(done, values)
-                _check_skipped(skipped_in_a_row, done, config)
+                watcher.log(done, {**result.values, **objective.health(), **more})
             except BridleError:
-                watcher.checkpoint(done, optimizer)  # what stops the run must not cost the steps since the last one
+                watcher.checkpoint(done, optimizer, found.in_a_row)  # the end must not cost the steps since the last one
                 raise
-        if is_due(done, config.checkpoint_every_steps, spec.total_steps) or stop:
-            watcher.checkpoint(done, optimizer)
+        if found.in_a_row >= config.max_skipped_in_a_row:
+            raise Diverged(done, found.in_a_row)
+        if stop or (saves and (found.in_a_row == 0 or done == spec.total_steps)):  # the good ones are not pushed out
+            watcher.checkpoint(done, optimizer, found.in_a_row)
         if stop and done < spec.total_steps:
             return False
     return True
@@ -202,7 +241,7 @@ def train_step(
     outputs = []
     for index, part in enumerate(micro):
         with _sync_gradients(model, index == len(micro) - 1):
-            with _autocast(config, device):
+            with autocast(config, device):
                 output: StepOutput = model(part, step)
             total = sum((weights[name] / counts[name]) * loss for name, loss in output.losses.items())
             (total * distributed.world_size()).backward()  # type: ignore[union-attr]
@@ -215,10 +254,11 @@ def train_step(
     statistics = _add([output.statistics for output in outputs])
     objective.update({name: value + spoilt for name, value in statistics.items()})
     sums = _add([{**output.losses, **output.metrics} for output in outputs])
-    return StepResult(_means(sums, counts) | {"gradient_norm": norm.detach(), "skipped": skipped}, skipped)
+    return StepResult(_means(sums, counts) | {"gradient_norm": norm.detach()}, skipped)
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """The context of a forward pass in the configured precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
@@ -267,12 +307,3 @@ def _add(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _sync_gradients(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Gradients of all but the last micro-batch stay on their rank."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
-
-
-def _check_skipped(skipped_in_a_row: Tensor, step: int, config: TrainConfig) -> None:
-    count = int(skipped_in_a_row)
-    if count >= config.max_skipped_in_a_row:
-        raise TrainingError(
-            f"{count} steps in a row up to step {step} had non-finite gradients (limit train.max_skipped_in_a_row="
-            f"{config.max_skipped_in_a_row}); lower the learning rate or set train.precision=fp32, then --resume"
-        )

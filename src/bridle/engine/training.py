@@ -1,12 +1,10 @@
-"""The engine: the phases of a run from start to finish, its checkpoints, and what is told about them."""
+"""The phases of a run from start to finish, its checkpoints, and what is told about them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,110 +12,27 @@ from torch.optim import Optimizer
 
 from bridle import distributed
 from bridle.data.batch import Batch
-from bridle.data.dataset import ClipDataset, batch_loader
-from bridle.data.manifest import Manifest
+from bridle.data.dataset import batch_loader
+from bridle.data.lasting import lasting
 from bridle.data.quarantine import BadFile, Quarantine
-from bridle.data.sampler import EpochOrder
-from bridle.errors import BridleError, RunError
-from bridle.networks import Networks, load_weights, model_fingerprint, renew, start_tokenizer
-from bridle.objectives.base import Objective
-from bridle.optim.groups import OptimConfig, build_adamw, layer_scale
-from bridle.phases import Phase, has_new_labels
+from bridle.engine.faults import FOLDER
+from bridle.engine.parts import PREPARE_BATCHES, Examination, Outcome, Parts, optimiser_settings, rate_scale
+from bridle.engine.recorder import FaultRecorder, Place
+from bridle.engine.restoring import go_back, good_checkpoint, is_imported, newest, restore
+from bridle.errors import BridleError, RunError, TrainingError
+from bridle.networks import model_fingerprint, renew, start_tokenizer
+from bridle.optim.groups import build_adamw
+from bridle.phases import has_new_labels
 from bridle.quantize import COLLAPSED_BELOW, ResidualQuantizer
 from bridle.randomness import derive_seed
-from bridle.run import RunConfig, RunFolder
-from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from bridle.train.checkpoint import Checkpoint, save_checkpoint
 from bridle.train.history import CallRecorder
-from bridle.train.loop import PhaseSpec, is_due, train_phase
+from bridle.train.loop import Diverged, PhaseSpec, is_due, train_phase
 from bridle.train.metrics import MetricsWriter, to_numbers
 from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
-from bridle.train.reporter import Reporter
+from bridle.train.skipped import Skipped
 from bridle.train.stop import StopFlag
-
-PREPARE_BATCHES = 8
-"""Batches whose vectors start the codebooks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How training ended.
-
-    Attributes:
-        finished: False when it was asked to stop; a checkpoint was written.
-        step: optimiser steps done since the run began.
-        num_bad_files: files in quarantine.
-        stop_signal: the signal that asked it to stop, else 0.
-    """
-
-    finished: bool
-    step: int
-    num_bad_files: int
-    stop_signal: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """What a run is made of.
-
-    Attributes:
-        config: resolved.
-        folder: of the run.
-        manifest: its files.
-        dataset: their clips.
-        order: which make up which batch.
-        networks: as they are before the first step; a checkpoint replaces all of them.
-        build: the objective of a phase.
-        data: digest of what is learnt from; a run does not go on with other data.
-        device: where to compute.
-        reporter: told about progress.
-    """
-
-    config: RunConfig
-    folder: RunFolder
-    manifest: Manifest
-    dataset: ClipDataset
-    order: EpochOrder
-    networks: Networks
-    build: Callable[[Phase], Objective]
-    data: str
-    device: torch.device
-    reporter: Reporter
-
-
-def epoch_order(clips: ClipDataset, config: RunConfig) -> EpochOrder:
-    """The batches of a run's clips."""
-    return EpochOrder(clips.lengths(), config.train.batch_size, clips.loader.crop_frames, config.encoder.patch[0], config.seed)
-
-
-class Examination(Protocol):
-    """What is measured now and then while a run goes on; changes nothing in it."""
-
-    name: str
-    every_steps: int
-    needed: bool
-    """A failure ends the run; else it is told, and the run goes on."""
-
-    def __call__(self, step: int, networks: Networks) -> dict[str, float]:
-        """Measure after ``step`` steps of the run, on all ranks at once; the values are logged."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must remember of it, as plain data."""
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Put back what :meth:`state` gave."""
-
-
-def optimiser_settings(config: RunConfig, phase: Phase) -> OptimConfig:
-    """Of a phase, with its own peak learning rate where it has one."""
-    optim = config.tokenizer_optim if phase.kind == "tokenizer" else config.encoder_optim
-    if config.finetune is not None:
-        optim = config.finetune.optim
-    return optim if phase.lr is None else replace(optim, lr=phase.lr)
-
-
-def _rate_scale(config: RunConfig) -> Callable[[str], float]:
-    decay = 1.0 if config.finetune is None else config.finetune.layer_decay
-    return partial(layer_scale, depth=config.encoder.depth, decay=decay)
+from bridle.wording import count
 
 
 class Training:
@@ -140,20 +55,19 @@ class Training:
         self.read: list[tuple[tuple[BadFile, ...], int]] = []
         self.alarmed = False
         self.fault: str | None = None
-        self.data = parts.data
         self.networks = parts.networks.to(parts.device)
+        self.recorder = FaultRecorder(parts)
+        self.rollbacks: list[list[int]] = []
+        self.start: dict[str, Tensor] | None = None
         self.stop = StopFlag()
-        self.phase_index = 0
-        self.steps_before = 0
-        self.last_step = 0
+        self.phase_index = self.first_epoch = self.steps_before = self.last_step = 0
         self.lengths = [phase.total_steps(self.order.steps_per_epoch) for phase in config.plan]
         self.writer: MetricsWriter | None = None
 
-    def execute(self) -> Outcome:
-        """Run every phase that is left."""
+    def execute(self, until: int | None = None) -> Outcome:
+        """Run every phase that is left; with ``until``, stop with a checkpoint after that step of the run."""
+        self.until = until
         checkpoint = self._restore()
-        phases = self.config.plan
-        lengths = self.lengths
         first_phase = int(checkpoint.state["phase"]) if checkpoint else 0
         finished, done = True, 0
         self.last_step = checkpoint.step if checkpoint else 0
@@ -163,14 +77,16 @@ class Training:
                 recorder = CallRecorder(self.folder.path, self.device, self.last_step)
                 stack.callback(lambda: recorder.close(self.last_step))
             stack.enter_context(self.stop.installed())
-            for index in range(first_phase, len(phases)):
+            for index in range(first_phase, len(self.lengths)):
                 start = int(checkpoint.state["phase_step"]) if checkpoint and index == first_phase else 0
-                self.phase_index, self.steps_before = index, sum(lengths[:index])
+                self.phase_index, self.steps_before = index, sum(self.lengths[:index])
+                self.first_epoch = sum(-(-length // self.order.steps_per_epoch) for length in self.lengths[:index])
                 done = self.steps_before + start
-                if start < lengths[index]:
-                    finished = self._run_phase(phases[index], lengths[: index + 1], start, checkpoint if start else None)
+                if start < self.lengths[index]:
+                    finished = self._run_phase(start, checkpoint if start else None)
                     done = self.last_step
-                if index + 1 < len(phases):  # a signal at the last step of a phase stops the run before the next one
+                if index + 1 < len(self.lengths):  # a signal at the last step of a phase stops the run before the next one
+                    finished = finished and self.last_step != self.until
                     finished = finished and not distributed.any_rank(self.stop.signal != 0, self.device)
                 if not finished:
                     break
@@ -178,78 +94,96 @@ class Training:
             self.writer.close()
         return Outcome(finished, done, len(self.quarantine), self.stop.signal)
 
-    def _run_phase(self, phase: Phase, lengths: list[int], start: int, checkpoint: Checkpoint | None) -> bool:
+    def _run_phase(self, start: int, checkpoint: Checkpoint | None) -> bool:
+        """A phase from step ``start`` on, with the weights, and the optimiser if it is amid the phase, of the checkpoint."""
+        while True:
+            try:
+                return self._attempt(start, checkpoint)
+            except Diverged as error:
+                start, checkpoint = error.step, self._go_back(error)
+
+    def _attempt(self, start: int, checkpoint: Checkpoint | None) -> bool:
+        phase, length = self.config.plan[self.phase_index], self.lengths[self.phase_index]
         optim = optimiser_settings(self.config, phase)
-        if start == 0 and phase.kind in ("tokenizer", "joint"):
+        if checkpoint is None and phase.kind in ("tokenizer", "joint"):
             start_tokenizer(self.networks, self.config)
-        if start == 0 and has_new_labels(self.config.plan, self.phase_index):
+        if checkpoint is None and has_new_labels(self.config.plan, self.phase_index):
             renew(self.networks, self.config, self.phase_index)
-        objective = self.parts.build(phase)
-        first_epoch = sum(-(-length // self.order.steps_per_epoch) for length in lengths[:-1])
+        objective = self.objective = self.parts.build(phase)
         if objective.unprepared():
             self.reporter.message(f"{phase.kind}: codebooks start by k-means")
             seed = derive_seed(self.config.seed, "codebooks", self.phase_index)
-            objective.prepare(self._batches(first_epoch, 0, PREPARE_BATCHES), seed)
-        optimizer = build_adamw(objective, optim, _rate_scale(self.config))
-        self.objective = objective
+            objective.prepare(map(self._finished, self._batches(0, PREPARE_BATCHES)), seed)
+        optimizer = build_adamw(objective, optim, rate_scale(self.config))
         if checkpoint is not None:
             unpack_optimizer(optimizer, objective.named_parameters(), checkpoint.optimizer)
             unpack_rng(checkpoint.optimizer)
         name = f"{self.phase_index + 1}-{phase.kind}"
-        self.reporter.phase(name, self.phase_index + 1, len(self.config.plan), lengths[-1], start)
+        self.reporter.phase(name, self.phase_index + 1, len(self.lengths), length, start)
         self.phase_name, self.alarmed = name, False
-        batches = self._from_step(first_epoch, lengths[-1])
-        return train_phase(PhaseSpec(name, lengths[-1], optim), objective, optimizer, batches, self, self.config.train, start)
+        if start == length:  # the phase's last steps were passed over
+            self.checkpoint(start, optimizer, 0)
+            return True
+        spec, in_a_row = PhaseSpec(name, length, optim), 0
+        if checkpoint is not None and checkpoint.state["phase_step"] == start:
+            in_a_row = int(checkpoint.state.get("skipped_in_a_row", 0))
+        return train_phase(spec, objective, optimizer, self._stream, self, self.config.train, start, in_a_row)
 
-    def _from_step(self, first_epoch: int, total_steps: int) -> Callable[[int], Iterator[Batch]]:
-        return lambda step: iter(self._batches(first_epoch, step, total_steps - step))
+    def _stream(self, start: int) -> Iterator[Batch]:
+        end = self.lengths[self.phase_index]
+        found = lasting(lambda step: self._batches(step, end - step), start, end, self.reporter.message)
+        return map(self._finished, found)
 
-    def _batches(self, first_epoch: int, start_step: int, num_steps: int) -> Iterator[Batch]:
-        batches = batch_loader(
+    def _finished(self, batch: Batch) -> Batch:
+        return self.loader.finish(batch.to(self.device), augment=True)
+
+    def _batches(self, start_step: int, num_steps: int, num_workers: int | None = None) -> Iterable[Batch]:
+        """Share of this rank of the batches of the phase's steps, as the workers give them."""
+        return batch_loader(
             self.dataset,
             self.order,
-            start_step=first_epoch * self.order.steps_per_epoch + start_step,
+            start_step=self.first_epoch * self.order.steps_per_epoch + start_step,
             num_steps=num_steps,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            num_workers=self.config.train.num_workers,
+            num_workers=self.config.train.num_workers if num_workers is None else num_workers,
             patch=self.config.encoder.patch,
         )
-        return (self.loader.finish(batch.to(self.device), augment=True) for batch in batches)
+
+    def _go_back(self, error: Diverged) -> Checkpoint | None:
+        if len(self.rollbacks) >= self.config.train.max_rollbacks:
+            times = f"the run went back {count(len(self.rollbacks), 'time')} (limit train.max_rollbacks)"
+            raise TrainingError(f"{error}; {times}; {self.folder.path / FOLDER} holds their batches") from error
+        checkpoint = go_back(self.networks, self.folder.path, self.start)
+        step = checkpoint.step if checkpoint else 0
+        self.rollbacks.append([self.last_step, step])
+        self.reporter.message(
+            f"{error.count} steps in a row up to step {self.last_step} had non-finite gradients: the weights are those of step "
+            f"{step} again, and training goes on with the batches behind step {self.last_step}"
+        )
+        amid = checkpoint is not None and checkpoint.state["phase"] == self.phase_index and checkpoint.state["phase_step"]
+        return checkpoint if amid else None
 
     def _restore(self) -> Checkpoint | None:
-        path = latest_checkpoint(self.folder.path)
-        steps = distributed.gather_objects(path.name if path else "none")
-        if len(set(steps)) > 1:
-            raise RunError(
-                f"the processes see different newest checkpoints ({', '.join(steps)}); --out must be on a shared disk"
-            )
+        path = newest(self.folder.path)
         if path is None:
+            self.start = {name: value.detach().to("cpu", copy=True) for name, value in self.networks.state_dict().items()}
             return None
-        checkpoint = load_checkpoint(path)
-        if checkpoint.state["data"] not in ("", self.data):  # imported weights have seen none of a user's data
-            what = "(other files or durations); give the same --data"
-            if self.config.finetune is not None:
-                what = "(other clips, labels or parts); give the same MANIFEST and splits"
-            raise RunError(f"the data are not those of the run in {self.folder.path} {what} or start a new run")
+        checkpoint = restore(self.parts, path, len(self.lengths))
         self._write_settings()
-        is_imported = checkpoint.state["data"] == ""
-        weights = {name: one for name, one in checkpoint.weights.items() if not is_imported or name.startswith("encoder.")}
-        held = {name.split(".")[0] for name in weights}
-        new = [name for name, _ in self.networks.named_children() if name not in held]
         num_added = len(self.lengths) - len(checkpoint.state["phase_steps"])
-        load_weights(self.networks, weights, path, new if num_added or is_imported else ())
-        if num_added or is_imported:  # the run's weights must fit its configuration of now
+        if num_added or is_imported(checkpoint):  # the run's weights must fit its configuration of now
             distributed.barrier()
             if distributed.rank() == 0:
                 self._save(checkpoint.step, checkpoint.optimizer, {**checkpoint.state, "phase_steps": self.lengths})
             distributed.barrier()
-            if not is_imported:
+            if not is_imported(checkpoint):
                 self.reporter.message(f"phases added to the run: {num_added}")
         remembered = checkpoint.state.get("examinations", {})
         for examination in self.examinations:
             if examination.name in remembered:
                 examination.restore(remembered[examination.name])
+        self.rollbacks = list(checkpoint.state.get("rollbacks", []))
         self.reporter.message(f"resuming after step {checkpoint.step}")
         return checkpoint
 
@@ -320,17 +254,26 @@ class Training:
             self.alarmed = True
             self.reporter.message(f"ALARM: {', '.join(low)} below {COLLAPSED_BELOW} of K: few codes; if that stays, lower K")
 
-    def checkpoint(self, step: int, optimizer: Optimizer) -> None:
+    def skipped(self, found: Skipped) -> None:
+        """Write down and tell what of the steps that begin a row of skipped ones is not finite."""
+        for step in found.first:
+            batch = next(iter(self._batches(step - 1, 1, num_workers=0)))
+            place = Place(self.steps_before + step, self.phase_index, step)
+            self.recorder.record(place, self.objective, batch, self.last_step, good_checkpoint(self.folder.path))
+
+    def checkpoint(self, step: int, optimizer: Optimizer, skipped_in_a_row: int) -> None:
         """Write a checkpoint; all ranks prove that their codebooks are equal, and wait for it."""
         for module in self.networks.modules():
             if isinstance(module, ResidualQuantizer):
                 module.assert_equal_on_all_ranks()
         if distributed.rank() == 0:
-            state = {"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths, "data": self.data}
+            state = {"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths, "data": self.parts.data}
+            state |= {"skipped_in_a_row": skipped_in_a_row, "rollbacks": self.rollbacks}
             state |= {"examinations": {each.name: each.state() for each in self.examinations}} if self.examinations else {}
             packed = {**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()}
             self._save(self.steps_before + step, packed, state)
         distributed.barrier()
+        self.start = None  # there is a checkpoint to go back to now
 
     def _save(self, step: int, optimizer: dict[str, Tensor], state: dict[str, Any]) -> None:
         save_checkpoint(
@@ -345,6 +288,8 @@ class Training:
 
     def should_stop(self, step: int) -> bool:
         """True once any rank got a signal; ranks talk about it only when a line is logged."""
+        if self.steps_before + step == self.until:
+            return True
         if distributed.is_active() and step % self.config.train.log_every_steps:
             return False
         return distributed.any_rank(self.stop.signal != 0, self.device)
