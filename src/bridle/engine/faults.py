@@ -20,6 +20,7 @@ from bridle.files import explain_write_error, fsync, link_or_copy, write_atomica
 from bridle.objectives.base import Objective
 from bridle.train.loop import TrainConfig, autocast
 from bridle.train.weights import read_weights, storable
+from bridle.wording import count
 
 FOLDER = "faults"
 VERSION = 1
@@ -53,10 +54,12 @@ class Diagnosis:
     def __str__(self) -> str:
         if not self.shown:
             return "losses and gradients are finite"
-        losses = f"loss {', '.join(self.terms)} is not finite" if self.terms else "losses are finite"
+        losses = "losses are finite"
+        if self.terms:
+            losses = f"{'loss' if len(self.terms) == 1 else 'losses'} {', '.join(self.terms)} not finite"
         if not self.parameters:
             return losses
-        return f"{losses}; gradients of {len(self.parameters)} parameters are not, up to {self.parameters[-1]}"
+        return f"{losses}; gradients of {count(len(self.parameters), 'parameter')} not finite, up to {self.parameters[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
