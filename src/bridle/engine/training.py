@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class Training:
         if objective.unprepared():
             self.reporter.message(f"{phase.kind}: codebooks start by k-means")
             seed = derive_seed(self.config.seed, "codebooks", self.phase_index)
-            objective.prepare(map(self._finished, self._batches(0, PREPARE_BATCHES)), seed)
+            objective.prepare(self._stream(0, PREPARE_BATCHES), seed)
         optimizer = build_adamw(objective, optim, rate_scale(self.config))
         if checkpoint is not None:
             unpack_optimizer(optimizer, objective.named_parameters(), checkpoint.optimizer)
@@ -127,10 +128,11 @@ class Training:
         spec, in_a_row = PhaseSpec(name, length, optim), 0
         if checkpoint is not None and checkpoint.state["phase_step"] == start:
             in_a_row = int(checkpoint.state.get("skipped_in_a_row", 0))
-        return train_phase(spec, objective, optimizer, self._stream, self, self.config.train, start, in_a_row)
+        return train_phase(
+            spec, objective, optimizer, partial(self._stream, end=length), self, self.config.train, start, in_a_row
+        )
 
-    def _stream(self, start: int) -> Iterator[Batch]:
-        end = self.lengths[self.phase_index]
+    def _stream(self, start: int, end: int) -> Iterator[Batch]:
         found = lasting(lambda step: self._batches(step, end - step), start, end, self.reporter.message)
         return map(self._finished, found)
 

@@ -6,6 +6,7 @@ written as Python's ``json`` does (``NaN``, ``Infinity``).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -148,7 +149,7 @@ def _append(path: Path, data: bytes) -> None:
         with path.open("ab") as file:
             file.write(data)
     except OSError as error:
-        if path.exists():
+        with contextlib.suppress(OSError):
             os.truncate(path, size)  # half a line would spoil the next one
         raise RunError(explain_write_error(error, path.parent, path.name)) from error
 
