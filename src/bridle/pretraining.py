@@ -79,9 +79,8 @@ def prepare(
     loader = build_loader(config.clips)
     dataset = ClipDataset(manifest, loader, config.seed)
     order = epoch_order(dataset, config)
-    networks = Networks(config)
 
-    def build(phase: Phase) -> Objective:
+    def build(networks: Networks, phase: Phase) -> Objective:
         return build_objective(phase, networks, config)
 
-    return Parts(config, folder, manifest, dataset, order, networks, build, manifest.fingerprint, device, reporter)
+    return Parts(config, folder, manifest, dataset, order, Networks(config), build, manifest.fingerprint, device, reporter)

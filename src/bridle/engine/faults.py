@@ -19,6 +19,7 @@ from bridle.errors import RunError
 from bridle.files import explain_write_error, fsync, link_or_copy, write_atomically
 from bridle.objectives.base import Objective
 from bridle.train.loop import TrainConfig, autocast
+from bridle.train.sharding import local
 from bridle.train.weights import read_weights, storable
 from bridle.wording import count
 
@@ -105,7 +106,9 @@ def diagnose(objective: Objective, batch: Batch, step: int, config: TrainConfig)
         terms |= {name for name, loss in output.losses.items() if not torch.isfinite(loss)}
         total = sum(weights[name] * loss / max(counts[name], 1) for name, loss in output.losses.items())
         total.backward()
-    spoilt = (name for name, one in objective.named_parameters() if one.grad is not None and not one.grad.isfinite().all())
+    spoilt = (
+        name for name, one in objective.named_parameters() if one.grad is not None and not local(one.grad).isfinite().all()
+    )
     found = Diagnosis(tuple(sorted(terms)), tuple(spoilt))
     objective.zero_grad(set_to_none=True)
     return found
@@ -143,9 +146,7 @@ def write_fault(run: Path, fault: Fault, batch: Batch, weights: Mapping[str, Ten
         temporary.mkdir(parents=True)
         save_file(storable({name: getattr(batch, name) for name in _TENSORS}), temporary / "batch.safetensors")
         if isinstance(weights, Path):
-            (temporary / CHECKPOINT).mkdir()
-            for file in weights.iterdir():
-                link_or_copy(file, temporary / CHECKPOINT / file.name)
+            shutil.copytree(weights, temporary / CHECKPOINT, copy_function=_link)
         elif weights is not None:
             save_file(storable(weights), temporary / WEIGHTS)
         write_atomically(temporary / "fault.json", json.dumps(asdict(fault), indent=1))
@@ -156,6 +157,10 @@ def write_fault(run: Path, fault: Fault, batch: Batch, weights: Mapping[str, Ten
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(explain_write_error(error, path.parent, path.name)) from error
     return path
+
+
+def _link(source: str, target: str) -> None:
+    link_or_copy(Path(source), Path(target))
 
 
 def read_fault(path: Path) -> tuple[Fault, Batch]:

@@ -51,7 +51,7 @@ class Parts:
         dataset: their clips.
         order: which make up which batch.
         networks: as they are before the first step; a checkpoint replaces all of them.
-        build: the objective of a phase.
+        build: the objective of a phase on networks of the run.
         data: digest of what is learnt from; a run does not go on with other data.
         device: where to compute.
         reporter: told about progress.
@@ -63,7 +63,7 @@ class Parts:
     dataset: ClipDataset
     order: EpochOrder
     networks: Networks
-    build: Callable[[Phase], Objective]
+    build: Callable[[Networks, Phase], Objective]
     data: str
     device: torch.device
     reporter: Reporter

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from bridle import distributed
 from bridle.data.batch import Batch
@@ -30,10 +33,11 @@ class FaultRecorder:
 
     Args:
         parts: of the run.
+        weights: gives those of now, whole; a collective.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._parts, self._weights = parts, weights
 
     def record(self, place: Place, objective: Objective, batch: Batch, weights_step: int, checkpoint: Path | None) -> None:
         """Look into a step on the weights of now, and write it down where the run keeps faults. A collective.
@@ -54,24 +58,20 @@ class FaultRecorder:
         found = diagnose(objective, finished, place.phase_step - 1, parts.config.train)
         keys = tuple(parts.manifest.entries[row % len(parts.manifest)].key for row in batch.indices.tolist())
         shares = distributed.gather_objects((found, keys))
+        weights = self._weights() if any(each.shown for each, _ in shares) else {}
         owner = next((rank for rank, (each, _) in enumerate(shares) if each.shown), 0)
         failure = None
         if owner == distributed.rank():
-            failure = self._write(place, batch, found, keys, weights_step, checkpoint)
+            fault = Fault(place.step, place.phase, place.phase_step, keys, found.terms, found.parameters, weights_step)
+            if not found.shown:
+                fault = replace(fault, weights_step=int(checkpoint.name.split("-")[1].split(".")[0]) if checkpoint else 0)
+            failure = self._write(fault, batch, weights if found.shown else checkpoint)
         failures = [each for each in distributed.gather_objects(failure) if each is not None]
         self._tell(place, *shares[owner], failures[0] if failures else None)
 
-    def _write(
-        self, place: Place, batch: Batch, found: Diagnosis, keys: tuple[str, ...], weights_step: int, checkpoint: Path | None
-    ) -> str | None:
-        parts = self._parts
-        seen = weights_step if found.shown else 0
-        if not found.shown and checkpoint is not None:
-            seen = int(checkpoint.name.removeprefix("step-").split(".")[0])
-        fault = Fault(place.step, place.phase, place.phase_step, keys, found.terms, found.parameters, seen)
-        weights = parts.networks.state_dict() if found.shown else checkpoint
+    def _write(self, fault: Fault, batch: Batch, weights: Mapping[str, Tensor] | Path | None) -> str | None:
         try:
-            write_fault(parts.folder.path, fault, batch, weights)
+            write_fault(self._parts.folder.path, fault, batch, weights)
         except RunError as error:
             return str(error)  # what cannot be written down must not end the run
         return None

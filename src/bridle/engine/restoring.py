@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from bridle import distributed
 from bridle.engine.parts import Parts
 from bridle.errors import RunError
 from bridle.networks import Networks, load_weights
 from bridle.train.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, read_state, whole_checkpoints
+from bridle.train.packing import unpack_optimizer, unpack_rng
+from bridle.train.sharding import read_shards
 
 
 def newest(run: Path) -> Path | None:
@@ -86,3 +91,20 @@ def go_back(networks: Networks, run: Path, start: dict[str, Tensor] | None) -> C
         raise RunError(f"every checkpoint of {run} was written amid steps with non-finite gradients; start a new run")
     networks.load_state_dict(start)
     return None
+
+
+def restore_optimizer(optimizer: Optimizer, parameters: Iterable[tuple[str, Tensor]], checkpoint: Checkpoint) -> None:
+    """Give an optimiser and the random generators the state of a checkpoint, whole or in shards. Of shards a collective."""
+    named = dict(parameters)
+    tensors = checkpoint.optimizer if checkpoint.shards is None else read_shards(checkpoint.shards, named)
+    unpack_optimizer(optimizer, named.items(), tensors)
+    unpack_rng(tensors)
+
+
+def copied_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor] | Path:
+    """The optimiser of a checkpoint, to be saved in another one."""
+    if checkpoint.shards is None:
+        return checkpoint.optimizer
+    copy = checkpoint.shards.parents[1] / ".tmp-shards"
+    shutil.rmtree(copy, ignore_errors=True)
+    return shutil.copytree(checkpoint.shards, copy)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,18 +21,20 @@ from bridle.data.quarantine import BadFile, Quarantine
 from bridle.engine.faults import FOLDER
 from bridle.engine.parts import PREPARE_BATCHES, Examination, Outcome, Parts, optimiser_settings, rate_scale
 from bridle.engine.recorder import FaultRecorder, Place
-from bridle.engine.restoring import go_back, good_checkpoint, is_imported, newest, restore
+from bridle.engine.restoring import copied_optimizer, go_back, good_checkpoint, is_imported, newest, restore, restore_optimizer
 from bridle.errors import BridleError, RunError, TrainingError
-from bridle.networks import model_fingerprint, renew, start_tokenizer
+from bridle.networks import Networks, model_fingerprint, renew, start_tokenizer
 from bridle.optim.groups import build_adamw
 from bridle.phases import has_new_labels
-from bridle.quantize import COLLAPSED_BELOW, ResidualQuantizer
+from bridle.quantize import COLLAPSED_BELOW
 from bridle.randomness import derive_seed
+from bridle.train.agreement import assert_ranks_agree
 from bridle.train.checkpoint import Checkpoint, save_checkpoint
 from bridle.train.history import CallRecorder
 from bridle.train.loop import Diverged, PhaseSpec, is_due, train_phase
 from bridle.train.metrics import MetricsWriter, to_numbers
-from bridle.train.packing import pack_optimizer, pack_rng, unpack_optimizer, unpack_rng
+from bridle.train.packing import pack_optimizer, pack_rng
+from bridle.train.sharding import full_state, is_divided, shard, write_shards
 from bridle.train.skipped import Skipped
 from bridle.train.stop import StopFlag
 from bridle.wording import count
@@ -57,7 +61,8 @@ class Training:
         self.alarmed = False
         self.fault: str | None = None
         self.networks = parts.networks.to(parts.device)
-        self.recorder = FaultRecorder(parts)
+        self.sharded = config.train.sharding == "full" and distributed.is_active()
+        self.recorder = FaultRecorder(parts, lambda: full_state(self.networks))
         self.rollbacks: list[list[int]] = []
         self.start: dict[str, Tensor] | None = None
         self.stop = StopFlag()
@@ -105,20 +110,23 @@ class Training:
 
     def _attempt(self, start: int, checkpoint: Checkpoint | None) -> bool:
         phase, length = self.config.plan[self.phase_index], self.lengths[self.phase_index]
+        if self.sharded:  # as the phase before left them
+            self.networks = self._gathered()
         optim = optimiser_settings(self.config, phase)
         if checkpoint is None and phase.kind in ("tokenizer", "joint"):
             start_tokenizer(self.networks, self.config)
         if checkpoint is None and has_new_labels(self.config.plan, self.phase_index):
             renew(self.networks, self.config, self.phase_index)
-        objective = self.objective = self.parts.build(phase)
+        objective = self.objective = self.parts.build(self.networks, phase)
         if objective.unprepared():
             self.reporter.message(f"{phase.kind}: codebooks start by k-means")
             seed = derive_seed(self.config.seed, "codebooks", self.phase_index)
             objective.prepare(self._stream(0, PREPARE_BATCHES), seed)
+        if self.sharded:
+            shard(objective, self.device)
         optimizer = build_adamw(objective, optim, rate_scale(self.config))
         if checkpoint is not None:
-            unpack_optimizer(optimizer, objective.named_parameters(), checkpoint.optimizer)
-            unpack_rng(checkpoint.optimizer)
+            restore_optimizer(optimizer, objective.named_parameters(), checkpoint)
         name = f"{self.phase_index + 1}-{phase.kind}"
         self.reporter.phase(name, self.phase_index + 1, len(self.lengths), length, start)
         self.phase_name, self.alarmed = name, False
@@ -152,10 +160,18 @@ class Training:
             patch=self.config.encoder.patch,
         )
 
+    def _gathered(self) -> Networks:
+        """The networks with whole weights. A collective."""
+        whole = Networks(self.config)
+        whole.load_state_dict(full_state(self.networks))
+        return whole.to(self.device)
+
     def _go_back(self, error: Diverged) -> Checkpoint | None:
         if len(self.rollbacks) >= self.config.train.max_rollbacks:
             times = f"the run went back {count(len(self.rollbacks), 'time')} (limit train.max_rollbacks)"
             raise TrainingError(f"{error}; {times}; {self.folder.path / FOLDER} holds their batches") from error
+        if self.sharded:
+            self.networks = Networks(self.config).to(self.device)
         checkpoint = go_back(self.networks, self.folder.path, self.start)
         step = checkpoint.step if checkpoint else 0
         self.rollbacks.append([self.last_step, step])
@@ -177,7 +193,8 @@ class Training:
         if num_added or is_imported(checkpoint):  # the run's weights must fit its configuration of now
             distributed.barrier()
             if distributed.rank() == 0:
-                self._save(checkpoint.step, checkpoint.optimizer, {**checkpoint.state, "phase_steps": self.lengths})
+                state = {**checkpoint.state, "phase_steps": self.lengths}
+                self._save(checkpoint.step, self.networks.state_dict(), copied_optimizer(checkpoint), state)
             distributed.barrier()
             if not is_imported(checkpoint):
                 self.reporter.message(f"phases added to the run: {num_added}")
@@ -203,6 +220,8 @@ class Training:
         self.last_step = self.steps_before + step
         self.read.append((batch.bad, len(batch)))
         self.reporter.step(step)
+        if is_due(self.last_step, self.config.train.check_ranks_every_steps, 0):
+            self._agree()
         for examination in self.examinations:
             if is_due(self.last_step, examination.every_steps, sum(self.lengths)):
                 self._examine(examination, step)
@@ -213,7 +232,7 @@ class Training:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # whatever it does, training goes on as it would without it
             try:
-                values = examination(self.last_step, self.networks)
+                values = examination(self.last_step, self._gathered() if self.sharded else self.networks)
             except BridleError as error:
                 failure = str(error)
         if values and failure is None:
@@ -264,28 +283,36 @@ class Training:
             self.recorder.record(place, self.objective, batch, self.last_step, good_checkpoint(self.folder.path))
 
     def checkpoint(self, step: int, optimizer: Optimizer, skipped_in_a_row: int) -> None:
-        """Write a checkpoint; all ranks prove that their codebooks are equal, and wait for it."""
-        for module in self.networks.modules():
-            if isinstance(module, ResidualQuantizer):
-                module.assert_equal_on_all_ranks()
+        """Write a checkpoint; all ranks prove that they hold the same numbers, and wait for it."""
+        self._agree()
+        weights = full_state(self.networks)
+        tensors = {**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()}
+        shards = self.folder.path / "checkpoints" / ".tmp-shards"
+        if self.sharded:
+            if distributed.rank() == 0:
+                shutil.rmtree(shards, ignore_errors=True)
+            distributed.barrier()
+            write_shards(shards, tensors)
         if distributed.rank() == 0:
             state = {"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths, "data": self.parts.data}
             state |= {"skipped_in_a_row": skipped_in_a_row, "rollbacks": self.rollbacks}
             state |= {"examinations": {each.name: each.state() for each in self.examinations}} if self.examinations else {}
-            packed = {**pack_optimizer(optimizer, self.objective.named_parameters()), **pack_rng()}
-            self._save(self.steps_before + step, packed, state)
+            self._save(self.steps_before + step, weights, shards if self.sharded else tensors, state)
         distributed.barrier()
         self.start = None  # there is a checkpoint to go back to now
 
-    def _save(self, step: int, optimizer: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def _agree(self) -> None:
+        assert_ranks_agree({name: value for name, value in self.networks.state_dict().items() if not is_divided(value)})
+
+    def _save(self, step: int, weights: dict[str, Tensor], optimizer: dict[str, Tensor] | Path, state: dict[str, Any]) -> None:
         save_checkpoint(
             self.folder.path,
             step,
-            weights=self.networks.state_dict(),
+            weights=weights,
             optimizer=optimizer,
             state=state,
             keep=self.config.train.num_checkpoints,
-            metadata={"fingerprint": model_fingerprint(self.config, self.networks.state_dict())},
+            metadata={"fingerprint": model_fingerprint(self.config, weights)},
         )
 
     def should_stop(self, step: int) -> bool:

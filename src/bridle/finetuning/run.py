@@ -20,6 +20,8 @@ from bridle.data.manifest import Manifest
 from bridle.data.mixtures import MixedSounds
 from bridle.data.quarantine import Quarantine
 from bridle.data.sampler import WeightedOrder
+from bridle.engine.parts import Outcome, Parts, epoch_order
+from bridle.engine.training import Training
 from bridle.errors import ConfigError, RunError
 from bridle.finetuning.parts import Part
 from bridle.finetuning.score import Measured, Validation, measure
@@ -34,8 +36,6 @@ from bridle.run import RunConfig, RunFolder
 from bridle.settings import check_folder, resolve
 from bridle.train.checkpoint import latest_checkpoint
 from bridle.train.reporter import Reporter, Silent
-from bridle.engine.parts import Outcome, Parts, epoch_order
-from bridle.engine.training import Training
 from bridle.wording import first_of
 
 SHOWN_CLASSES = 10
@@ -190,11 +190,10 @@ def _parts(
         weights = balanced_weights(values, settings.exclusive)
     blend: Blend = "values" if config.audio is None else "powers"
     scale = 1.0 if config.audio is None else 2 * (config.audio.std or 1.0)  # log-mel is divided by twice the deviation
-    assert networks.classifier is not None
-    objective = Supervised(networks.encoder, networks.classifier, settings, Targets(values, weights), blend, scale).to(device)
 
-    def build(phase: Phase) -> Objective:
-        return objective
+    def build(networks: Networks, phase: Phase) -> Objective:
+        assert networks.classifier is not None
+        return Supervised(networks.encoder, networks.classifier, settings, Targets(values, weights), blend, scale).to(device)
 
     return Parts(config, folder, train, dataset, order, networks, build, digest, device, reporter)
 

@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment, a full disk and a damaged file; loading never unpickles.
 
-``RUN/checkpoints/step-00000123/`` holds ``model.safetensors``, ``optimizer.safetensors``, ``state.json`` and, written
-last, ``manifest.json`` with the size and sha256 of each. ``RUN/checkpoints/latest`` names the newest. A folder is
-written and synced under another name first, so whatever is called ``step-...`` was whole when it got its name.
+``RUN/checkpoints/step-00000123/`` holds ``model.safetensors``, ``optimizer.safetensors`` (of a sharded run the folder
+``optimizer`` with a file of each process), ``state.json`` and, written last, ``manifest.json`` with the size and sha256 of
+each. ``RUN/checkpoints/latest`` names the newest. A folder is written and synced under another name first, so whatever is
+called ``step-...`` was whole when it got its name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from bridle.files import explain_write_error, fsync, link_or_copy, write_atomica
 from bridle.train.weights import FORMAT_VERSION, other_version, read_weights, storable, weights_header
 
 FORMAT = "bridle-checkpoint"
-_WEIGHTS, _OPTIMIZER, _STATE = _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_WEIGHTS, _OPTIMIZER, _STATE, _SHARDS = "model.safetensors", "optimizer.safetensors", "state.json", "optimizer"
+_FILE_NAME = re.compile(rf"({_SHARDS}/)?[\w-][\w.-]*")
 _FOLDER_NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 _log = logging.getLogger(__name__)
@@ -40,14 +42,16 @@ class Checkpoint:
     Attributes:
         step: number of finished steps.
         weights: as ``state_dict()`` of the model.
-        optimizer: as from ``bridle.train.packing``.
+        optimizer: as from ``bridle.train.packing``; of a sharded run empty.
         state: plain data.
+        shards: folder of a sharded run's optimiser, for ``bridle.train.sharding``; None for others.
     """
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    shards: Path | None = None
 
 
 def save_checkpoint(
@@ -55,7 +59,7 @@ def save_checkpoint(
     step: int,
     *,
     weights: Mapping[str, Tensor],
-    optimizer: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor] | Path,
     state: Mapping[str, Any],
     keep: int = 3,
     metadata: Mapping[str, str] | None = None,
@@ -69,7 +73,7 @@ def save_checkpoint(
         run: the run folder, created if missing.
         step: number of finished steps.
         weights: tensors of any device, strides or shared storage; each is stored on its own.
-        optimizer: the same.
+        optimizer: the same; or a folder of shards on the same disk, which is moved.
         state: data that JSON can hold (keys become str, tuples become lists).
         keep: number of whole checkpoints to keep, at least 1.
         metadata: strings for the header of the weights, besides ``format``, ``version`` and ``step``.
@@ -168,6 +172,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise RunError(_damaged(path, str(error))) from error
     state = read_state(path)
     weights, _ = read_weights(path / _WEIGHTS)
+    if _OPTIMIZER not in manifest.sha256:
+        return Checkpoint(manifest.step, weights, {}, state, path / _SHARDS)
     optimizer, _ = read_weights(path / _OPTIMIZER)
     return Checkpoint(manifest.step, weights, optimizer, state)
 
@@ -201,15 +207,22 @@ def _write_folder(
     state: str,
     header: dict[str, str],
     weights: Mapping[str, Tensor],
-    optimizer: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor] | Path,
 ) -> None:
     write_atomically(folder / _STATE, state)
-    for name, tensors, metadata in ((_WEIGHTS, weights, header), (_OPTIMIZER, optimizer, None)):
+    files: dict[str, tuple[Mapping[str, Tensor], dict[str, str] | None]] = {_WEIGHTS: (weights, header)}
+    if isinstance(optimizer, Path):
+        optimizer.rename(folder / _SHARDS)
+    else:
+        files[_OPTIMIZER] = (optimizer, None)
+    for name, (tensors, metadata) in files.items():
         save_file(storable(tensors), folder / name, metadata)
-        shutil.copymode(folder / _STATE, folder / name)  # safetensors makes files private; the user's umask decides
-        fsync(folder / name)
-    files = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _FILES}
-    manifest = {"format": FORMAT, "version": FORMAT_VERSION, "step": step, "files": files}
+    for path in sorted(folder.rglob("*.safetensors")):
+        shutil.copymode(folder / _STATE, path)  # safetensors makes files private; the user's umask decides
+        fsync(path)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    described = {name: {"size": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
+    manifest = {"format": FORMAT, "version": FORMAT_VERSION, "step": step, "files": described}
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
@@ -260,12 +273,18 @@ def _read_manifest(path: Path) -> _Manifest:
         version = int(data["version"])
         if version != FORMAT_VERSION:
             return _Manifest(version, -1, {})
-        for name in _FILES:
-            size, found = data["files"][name]["size"], (path / name).stat().st_size
+        files = {str(name): (int(known["size"]), str(known["sha256"])) for name, known in data["files"].items()}
+        for name in (_WEIGHTS, _STATE, _OPTIMIZER):
+            if name not in files and (name != _OPTIMIZER or not any(each.startswith(f"{_SHARDS}/") for each in files)):
+                raise ValueError(f"{name} is not in it")
+        for name, (size, _) in files.items():
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(f"it names {name!r}")
+            found = (path / name).stat().st_size
             if found != size:
                 raise ValueError(f"{name} has {found} bytes, not {size}")
-        return _Manifest(version, int(data["step"]), {name: str(data["files"][name]["sha256"]) for name in _FILES})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return _Manifest(version, int(data["step"]), {name: sha256 for name, (_, sha256) in files.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(_damaged(path, f"manifest.json: {error}")) from error
 
 

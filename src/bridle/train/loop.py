@@ -24,9 +24,11 @@ from bridle.errors import BridleError, ConfigError, DataError, TrainingError
 from bridle.objectives.base import Objective, StepOutput
 from bridle.optim.groups import OptimConfig, clip_gradients
 from bridle.optim.schedule import warmup_cosine
+from bridle.train.sharding import is_sharded, whole
 from bridle.train.skipped import Skipped, SkippedSteps
 
 Precision = Literal["auto", "fp32", "bf16"]
+Sharding = Literal["none", "full"]
 _AT_LEAST_1 = (
     "batch_size",
     "num_micro_batches",
@@ -35,6 +37,7 @@ _AT_LEAST_1 = (
     "num_checkpoints",
     "max_bad_in_a_row",
     "max_skipped_in_a_row",
+    "check_ranks_every_steps",
 )
 
 
@@ -53,6 +56,9 @@ class TrainConfig:
         max_bad_fraction: share of unreadable files above which the run stops.
         max_bad_in_a_row: unreadable files in a row that stop the run.
         max_skipped_in_a_row: steps in a row with non-finite gradients after which the run goes back to a checkpoint.
+        sharding: what several processes divide among them: ``none``: the batch alone (DDP); ``full``: weights, gradients and
+            the optimiser's state too (FSDP2), for networks that are too large for one device.
+        check_ranks_every_steps: steps from one comparison of the processes' weights and codebooks to the next.
         max_rollbacks: times that a run goes back so before it stops.
 
     Raises:
@@ -70,6 +76,8 @@ class TrainConfig:
     max_bad_in_a_row: int = 100
     max_skipped_in_a_row: int = 20
     max_rollbacks: int = field(default=3, metadata=LATER)
+    sharding: Sharding = field(default="none", metadata=LATER)
+    check_ranks_every_steps: int = field(default=1000, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_1:
@@ -247,6 +255,7 @@ def train_step(
             (total * distributed.world_size()).backward()  # type: ignore[union-attr]
         outputs.append(output)
     norm = clip_gradients([p for p in objective.parameters() if p.requires_grad], clip_norm)
+    norm = whole(norm)
     skipped = (~torch.isfinite(norm)).to(torch.float32)
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     optimizer.step()
@@ -263,7 +272,7 @@ def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
 
 
 def _wrap(objective: Objective) -> nn.Module:
-    if not distributed.is_active():
+    if not distributed.is_active() or is_sharded(objective):
         return objective
     with warnings.catch_warnings():
         # Its successor still synchronises buffers at the start, which codebooks do not need.
@@ -306,4 +315,6 @@ def _add(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _sync_gradients(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Gradients of all but the last micro-batch stay on their rank."""
+    if is_sharded(model):
+        model.set_requires_gradient_sync(last)  # type: ignore[operator]
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bridle.errors import ConfigError, RunError
+from bridle.train.sharding import placed_like
 
 _RNG = "@rng/"  # no parameter's name begins so
 
@@ -59,7 +60,7 @@ def unpack_optimizer(
         if key != "step" and tensor.shape != expected:
             shapes = f"{tuple(tensor.shape)}, the parameter {tuple(expected)}"
             raise RunError(f"optimiser state '{full}' has shape {shapes}; resume with the run's own config.yaml")
-        state.setdefault(index[name], {})[key] = tensor.clone()
+        state.setdefault(index[name], {})[key] = placed_like(tensor, named[index[name]][1]).clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
