@@ -86,7 +86,8 @@ def _resumed(config: RunConfig, saved: RunConfig) -> RunConfig:
     train = {name: value for name, value in vars(config.train).items() if name != "batch_size"}
     if config.train.precision == "auto":
         train["precision"] = saved.train.precision
-    saved = saved.with_clips(dataclasses.replace(saved.clips, cache_gigabytes=config.clips.cache_gigabytes))
+    caches: Any = {name: getattr(config.clips, name) for name in ("cache_gigabytes", "cache_folder")}
+    saved = saved.with_clips(dataclasses.replace(saved.clips, **caches))
     longer = len(config.plan) > len(saved.plan) and config.plan[: len(saved.plan)] == saved.plan
     resumed = dataclasses.replace(
         saved,

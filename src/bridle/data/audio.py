@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bridle.config import LATER
+from bridle.config import LATER, told
 from bridle.data.batch import Batch
-from bridle.data.cache import ClipCache
+from bridle.data.cache import CACHE_VERSION, ClipCache
 from bridle.data.dataset import LoadedClip, one_thread
 from bridle.data.manifest import Entry
 from bridle.data.medium import AUDIO, Medium
@@ -39,6 +39,7 @@ class AudioConfig:
         mask_frames: most frames of a band in time that is set to the mean in training (SpecAugment); 0 for none.
         mask_mels: most mel bands of a band in frequency, likewise.
         cache_gigabytes: memory for decoded short files, over all workers of a process; 0 for none.
+        cache_folder: folder that keeps decoded short files for other processes and runs; "" for none.
         max_decode_seconds: time that decoding one clip may take; a file that takes longer counts as unreadable.
     """
 
@@ -51,6 +52,7 @@ class AudioConfig:
     mask_frames: int = field(default=0, metadata=LATER)
     mask_mels: int = field(default=0, metadata=LATER)
     cache_gigabytes: float = 1.0
+    cache_folder: str = field(default="", metadata=LATER)
     max_decode_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -93,8 +95,9 @@ class AudioLoader:
         self._crop_samples = round(config.crop_seconds * config.fbank.sample_rate)
         self.crop_frames = num_frames(self._crop_samples, config.fbank)
         self._min_frames = min(_MIN_WINDOW_FRAMES, self.crop_frames)
-        # With dither every reading differs.
-        self._cache = ClipCache(config.cache_gigabytes if config.fbank.dither == 0 else 0.0)
+        dithered = config.fbank.dither > 0  # every reading differs
+        settings = {"log-mel": told(config.fbank), "crop_seconds": config.crop_seconds, "version": CACHE_VERSION}
+        self._cache = ClipCache(*(0.0, "") if dithered else (config.cache_gigabytes, config.cache_folder), settings)
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:

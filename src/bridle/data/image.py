@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bridle.data.batch import Batch
-from bridle.data.cache import ClipCache
+from bridle.data.cache import CACHE_VERSION, ClipCache
 from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.medium import IMAGE, Medium
@@ -37,7 +37,8 @@ class ImageLoader:
 
     def __init__(self, config: ImageConfig) -> None:
         self.config = config
-        self._cache = ClipCache(config.cache_gigabytes)
+        settings = {"picture": config.decode_size, "channels": config.channels, "version": CACHE_VERSION}
+        self._cache = ClipCache(config.cache_gigabytes, config.cache_folder, settings)
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:

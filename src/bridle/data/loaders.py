@@ -51,17 +51,19 @@ def with_normalisation(config: ClipConfig, mean: tuple[float, ...], std: tuple[f
 def content_settings(config: ClipConfig) -> dict[str, Any]:
     """The settings that change what a model makes of a file: not those of augmentation, of memory and of time."""
     augmenting = {"shift", "gain", "mask_frames", "mask_mels", "decode_size", "scale", "ratio", "flip", "rand_augment", "erase"}
-    passing = augmenting | {"cache_gigabytes", "max_decode_seconds", "max_pixels"}
+    passing = augmenting | {"cache_gigabytes", "cache_folder", "max_decode_seconds", "max_pixels"}
     return {name: value for name, value in told(config).items() if name not in passing}
 
 
 def plain(config: ClipConfig) -> ClipConfig:
     """The settings of clips that are neither normalised, augmented nor cached: values as they are decoded."""
+    whole: dict[str, Any]
     if isinstance(config, AudioConfig):  # divided by twice the deviation
-        return replace(config, mean=0.0, std=0.5, shift=False, gain=False, mask_frames=0, mask_mels=0, cache_gigabytes=0.0)
+        whole = {"shift": False, "gain": False, "mask_frames": 0, "mask_mels": 0}
+        return replace(config, mean=0.0, std=0.5, cache_gigabytes=0.0, cache_folder="", **whole)
     zeros, ones = (0.0,) * config.channels, (1.0,) * config.channels
-    whole: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": False, "rand_augment": 0.0, "erase": 0.0}
-    return replace(config, mean=zeros, std=ones, cache_gigabytes=0.0, **whole)
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": False, "rand_augment": 0.0, "erase": 0.0}
+    return replace(config, mean=zeros, std=ones, cache_gigabytes=0.0, cache_folder="", **whole)
 
 
 @one_thread()

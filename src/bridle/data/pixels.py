@@ -38,6 +38,7 @@ class PixelConfig:
         rand_augment: magnitude of RandAugment in training, 0 to 10; 0 for none.
         erase: share of the training clips in which a box is set to the mean.
         cache_gigabytes: memory for decoded files, over all workers of a process; 0 for none.
+        cache_folder: folder that keeps decoded files for other processes and runs; "" for none.
         max_pixels: most pixels of a picture; a larger one counts as unreadable.
         max_decode_seconds: time that decoding one clip may take; a file that takes longer counts as unreadable.
 
@@ -56,6 +57,7 @@ class PixelConfig:
     rand_augment: float = field(default=0.0, metadata=LATER)
     erase: float = field(default=0.0, metadata=LATER)
     cache_gigabytes: float = 1.0
+    cache_folder: str = field(default="", metadata=LATER)
     max_pixels: int = 200_000_000
     max_decode_seconds: float = 60.0
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridle.data.batch import Batch
-from bridle.data.cache import ClipCache
+from bridle.data.cache import CACHE_VERSION, ClipCache
 from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.medium import VIDEO, Medium
@@ -76,7 +76,9 @@ class VideoLoader:
         if config.decoder == "torchcodec":
             require_torchcodec()
         self.config = config
-        self._cache = ClipCache(config.cache_gigabytes)
+        settings: dict[str, Any] = {"film": config.decode_size, "channels": config.channels, "version": CACHE_VERSION}
+        settings |= {"rate_hz": config.rate_hz, "decoder": config.decoder}
+        self._cache = ClipCache(config.cache_gigabytes, config.cache_folder, settings)
 
     @property
     def crop_frames(self) -> int:
