@@ -117,6 +117,12 @@ class AudioLoader:
         frames = self._frames(entry)
         return 4 * frames * self.config.fbank.num_mels if frames <= self.crop_frames else 0
 
+    def is_fixed(self, entry: Entry, aspect: float) -> bool:
+        """True for a file of at most a crop, when nothing is augmented."""
+        config = self.config
+        augmented = config.shift or config.gain or config.mask_frames + config.mask_mels or config.fbank.dither
+        return not augmented and self._frames(entry) <= self.crop_frames
+
     @one_thread()
     def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
         """A random crop, shifted and amplified at random.

@@ -118,4 +118,4 @@ def _read(path: Path) -> LoadedClip:
 
 
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(memoryview(tensor.contiguous().view(torch.uint8).numpy()))
+    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().tobytes())

@@ -77,6 +77,9 @@ class Loader(Protocol):
     def cacheable_bytes(self, entry: Entry) -> int:
         """Memory that the entry takes if it is kept decoded; 0 when it never is."""
 
+    def is_fixed(self, entry: Entry, aspect: float) -> bool:
+        """True when every training clip of the entry, loaded and finished, is the same; ``aspect`` as of its clip."""
+
     def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
         """One training clip: a random crop, augmented. DecodeError or OSError when the file cannot be read."""
 

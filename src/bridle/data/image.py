@@ -14,7 +14,7 @@ from bridle.data.cache import CACHE_VERSION, ClipCache
 from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.medium import IMAGE, Medium
-from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
+from bridle.data.pixels import PixelConfig, finish_pixels, is_unchanged, pixel_baseline, uint8_pixels
 from bridle.media.image import Fit, Picture, decode_image, picture_of
 
 
@@ -56,6 +56,10 @@ class ImageLoader:
     def cacheable_bytes(self, entry: Entry) -> int:
         """Of the squashed picture."""
         return self.config.channels * self.config.decode_size**2
+
+    def is_fixed(self, entry: Entry, aspect: float) -> bool:
+        """True for a square picture, when nothing is cropped or augmented."""
+        return is_unchanged(self.config, aspect)
 
     def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
         """The whole picture, squashed; its crop is drawn on the device from the clip's seed.

@@ -88,6 +88,12 @@ class PixelConfig:
             raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
 
 
+def is_unchanged(config: PixelConfig, aspect: float) -> bool:
+    """True when :func:`finish_pixels` crops and augments nothing of a picture of this width over height."""
+    whole = config.scale == (1.0, 1.0) and config.ratio == (1.0, 1.0) and aspect == 1.0
+    return whole and not (config.flip or config.rand_augment or config.erase)
+
+
 def finish_pixels(batch: Batch, config: PixelConfig, augment: bool) -> Batch:
     """uint8 (B, C, T, H, W) to normalised float32 (B, C, T, size, size), on the batch's device.
 

@@ -16,7 +16,7 @@ from bridle.data.cache import CACHE_VERSION, ClipCache
 from bridle.data.dataset import LoadedClip
 from bridle.data.manifest import Entry
 from bridle.data.medium import VIDEO, Medium
-from bridle.data.pixels import PixelConfig, finish_pixels, pixel_baseline, uint8_pixels
+from bridle.data.pixels import PixelConfig, finish_pixels, is_unchanged, pixel_baseline, uint8_pixels
 from bridle.errors import ConfigError, DecodeError
 from bridle.media.augment import crop_start
 from bridle.media.image import Fit
@@ -107,6 +107,12 @@ class VideoLoader:
         total = self._num_frames(entry)
         short = total <= _CACHED_CLIPS * self.config.num_frames * self.config.stride
         return total * self.config.channels * self.config.decode_size**2 if short else 0
+
+    def is_fixed(self, entry: Entry, aspect: float) -> bool:
+        """True for a square film of at most one clip, when nothing is cropped or augmented."""
+        known = entry.duration_seconds > 0 and (self.config.rate_hz or entry.rate_hz) is not None
+        short = known and self._num_frames(entry) <= self.config.num_frames * self.config.stride
+        return short and is_unchanged(self.config, aspect)
 
     def load(self, entry: Entry, generator: torch.Generator) -> LoadedClip:
         """A clip from a random start, or from the first frame where the film ends before that; its crop is drawn on the device

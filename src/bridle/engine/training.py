@@ -19,11 +19,13 @@ from bridle.data.dataset import batch_loader
 from bridle.data.lasting import lasting
 from bridle.data.quarantine import BadFile, Quarantine
 from bridle.engine.faults import FOLDER
+from bridle.engine.labelling import empty_store, fill
 from bridle.engine.parts import PREPARE_BATCHES, Examination, Outcome, Parts, optimiser_settings, rate_scale
 from bridle.engine.recorder import FaultRecorder, Place
 from bridle.engine.restoring import copied_optimizer, go_back, good_checkpoint, is_imported, newest, restore, restore_optimizer
 from bridle.errors import BridleError, RunError, TrainingError
 from bridle.networks import Networks, model_fingerprint, renew, start_tokenizer
+from bridle.objectives.masked import MaskedCodes
 from bridle.optim.groups import build_adamw
 from bridle.phases import has_new_labels
 from bridle.quantize import COLLAPSED_BELOW
@@ -122,6 +124,8 @@ class Training:
             self.reporter.message(f"{phase.kind}: codebooks start by k-means")
             seed = derive_seed(self.config.seed, "codebooks", self.phase_index)
             objective.prepare(self._stream(0, PREPARE_BATCHES), seed)
+        if isinstance(objective, MaskedCodes):
+            self._keep_labels(objective)
         if self.sharded:
             shard(objective, self.device)
         optimizer = build_adamw(objective, optim, rate_scale(self.config))
@@ -139,6 +143,14 @@ class Training:
         return train_phase(
             spec, objective, optimizer, partial(self._stream, end=length), self, self.config.train, start, in_a_row
         )
+
+    def _keep_labels(self, objective: MaskedCodes) -> None:
+        steps = self.order.steps_per_epoch
+        store = empty_store(self.parts, objective.tokenizer, self.lengths[self.phase_index] / steps)
+        if store is not None:
+            self.reporter.message("labels are taken once: the clips are the same in every epoch")
+            fill(store, self.parts, objective.tokenizer, self._stream(0, steps))
+        objective.labels = store
 
     def _stream(self, start: int, end: int) -> Iterator[Batch]:
         found = lasting(lambda step: self._batches(step, end - step), start, end, self.reporter.message)

@@ -18,6 +18,7 @@ from bridle.models.predictor import CodeHead, PatchHead, Predictor
 from bridle.models.tokenizer import CodeSource, RandomTokenizer, Tokenizer
 from bridle.nn.patches import PatchSize, normalise_patches
 from bridle.objectives.base import Objective, StepOutput
+from bridle.objectives.label_store import LabelStore
 from bridle.objectives.view import WholeView, draw_view_masks, grid_of, whole_view
 from bridle.quantize import sampling_priority
 
@@ -50,6 +51,9 @@ class MaskedCodes(Objective):
         masks: how to mask.
         level_weights: weight of each level's cross-entropy; empty for 1 each. The total is their weighted mean.
 
+    Attributes:
+        labels: codes that are known of clips that are the same in every epoch; None without.
+
     Raises:
         ConfigError: the number of weights is not the number of levels.
     """
@@ -70,13 +74,17 @@ class MaskedCodes(Objective):
         self.encoder, self.predictor, self.head, self.tokenizer = encoder, predictor, head, tokenizer
         self.masks = masks
         self.level_weights = level_weights or (1.0,) * levels
+        self.labels: LabelStore | None = None
         tokenizer.requires_grad_(False)
 
     def forward(self, batch: Batch, step: int) -> StepOutput:
         """Losses ``code/r`` and metrics ``accuracy/r``, summed over predicted positions."""
         view = whole_view(batch, self.encoder.config.patch)
         masks = draw_view_masks(view, self.masks, batch.seeds, batch.inputs.device)
-        codes = labels_at(self.tokenizer, view, masks.predicted)
+        if self.labels is not None and self.labels.has(batch.indices):
+            codes = self.labels.at(batch.indices, masks.predicted)
+        else:
+            codes = labels_at(self.tokenizer, view, masks.predicted)
         features = self.encoder(view.patches, masks.visible)
         logits = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.predicted))
         losses = code_cross_entropy(logits, codes, masks.predicted.valid)

@@ -59,6 +59,8 @@ class TrainConfig:
         sharding: what several processes divide among them: ``none``: the batch alone (DDP); ``full``: weights, gradients and
             the optimiser's state too (FSDP2), for networks that are too large for one device.
         check_ranks_every_steps: steps from one comparison of the processes' weights and codebooks to the next.
+        label_cache_gigabytes: memory for the codes that a frozen tokenizer gives to clips that are the same in every epoch, and
+            then looks at once; 0 to look at them each time.
         max_rollbacks: times that a run goes back so before it stops.
 
     Raises:
@@ -78,12 +80,13 @@ class TrainConfig:
     max_rollbacks: int = field(default=3, metadata=LATER)
     sharding: Sharding = field(default="none", metadata=LATER)
     check_ranks_every_steps: int = field(default=1000, metadata=LATER)
+    label_cache_gigabytes: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_1:
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be 1 or more")
-        for name in ("num_workers", "max_rollbacks"):
+        for name in ("num_workers", "max_rollbacks", "label_cache_gigabytes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be 0 or more")
         if not 0.0 <= self.max_bad_fraction <= 1.0:
