@@ -69,6 +69,8 @@ def fill(store: LabelStore, parts: Parts, tokenizer: RandomTokenizer | Tokenizer
         view = whole_view(batch, config.encoder.patch)
         with autocast(config.train, parts.device):
             found = tokenizer.quantizer.encode(tokenizer.vectors(view.patches, view.every), check=False)
+        if view.every.valid is not None:
+            found = found * view.every.valid[..., None]  # what padding is coded as depends on the batch
         missing = store.codes.shape[1] - found.shape[1]
         rows.append(batch.indices[fixed])
         codes.append(torch.nn.functional.pad(found.to("cpu", store.codes.dtype)[fixed], (0, 0, 0, missing)))
