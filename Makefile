@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check bench docs
+.PHONY: help setup demo test test-all check bench bench-faults docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 : \2/p' Makefile
@@ -47,6 +47,9 @@ bench: setup ## every benchmark of speed and error; tables also go to build/
 	@mkdir -p build
 	@set -eo pipefail; for file in benchmarks/*.py; do \
 	  echo "== $$file"; $(BIN)/python "$$file" 2>&1 | tee "build/$$(basename "$$file" .py).txt"; done
+
+bench-faults: setup ## kill -9 whole runs at 1000 random moments, and check what must hold after each
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/kills.py --kills 1000
 
 docs: setup ## links and names of code in the documents
 	$(BIN)/python -m pytest -q tests/test_docs.py

@@ -32,7 +32,7 @@ WORK = RUNS | {
     "finetuning",
     "importing",
 }
-COMMANDS = WORK | {"commands", "demo", "doctor", "flops", "export", "report", "summary", "tables"}
+COMMANDS = WORK | {"commands", "demo", "doctor", "flops", "export", "launch", "parquet", "report", "summary", "tables"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     **dict.fromkeys(("media", "nn", "masking", "mixing", "losses", "optim", "quantize", "phases", "synthetic"), BASE),
@@ -58,6 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "replaying": RUNS | {"settings", "engine", "pretraining"},
     "finetuning": RUNS | {"settings", "engine", "eval"},
     **dict.fromkeys(("commands", "demo", "doctor", "export", "report", "summary", "tables"), COMMANDS),
+    "launch": BASE,
+    "parquet": RUNS,
     "cli": COMMANDS | {"__init__"},
     "__main__": {"cli"},
     "__init__": WORK,
