@@ -19,6 +19,7 @@ COMMANDS = {
     "embed": "write an embedding of every file as parquet",
     "evaluate": "kNN and linear probe of a run beside its baselines, on labelled files",
     "export": "a run for transformers, ONNX runtimes or timm, checked number by number",
+    "shard": "pack many files into few: tar shards with an index",
     "fetch": "download a published set: checked, resumed, unpacked; or say how to get it",
     "report": "one page of a run: curves, codebooks, what codes mean, map, probes",
     "finetune": "train a run's encoder with labels: a classifier of your own classes",

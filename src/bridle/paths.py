@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bridle.errors import ConfigError, DataError, RunError
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 _NAMED_FOLDS = 10
+_COUNTED = re.compile(r"\{\d+\.\.\d+\}")
 
 
 def check_run(run: Path) -> None:
@@ -30,13 +32,14 @@ def check_run(run: Path) -> None:
 
 
 def check_sources(sources: Sequence[str | Path]) -> None:
-    """Refuse sources that do not exist; patterns and sets of Hugging Face are left to those who read them.
+    """Refuse sources that do not exist; patterns, URLs and sets of Hugging Face are left to those who read them.
 
     Raises:
         DataError: one does not exist.
     """
     for source in map(str, sources):
-        if not source.startswith("hf:") and not glob.has_magic(source) and not os.path.lexists(source):
+        elsewhere = source.startswith("hf:") or "://" in source or glob.has_magic(source) or _COUNTED.search(source)
+        if not elsewhere and not os.path.lexists(source):
             raise DataError(f"{source} does not exist; give a folder, a .csv or .parquet table, a .tar or a file")
 
 

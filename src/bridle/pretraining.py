@@ -10,7 +10,6 @@ import torch
 from bridle import distributed
 from bridle.data.dataset import ClipDataset
 from bridle.data.loaders import build_loader
-from bridle.data.manifest import read_manifest
 from bridle.engine.parts import Outcome, Parts, epoch_order
 from bridle.engine.training import Training
 from bridle.networks import Networks, build_objective
@@ -18,7 +17,7 @@ from bridle.objectives.base import Objective
 from bridle.phases import Phase
 from bridle.probing import FrozenProbe, ProbeConfig
 from bridle.run import RunConfig, RunFolder
-from bridle.settings import check_folder, resolve
+from bridle.settings import check_folder, keep_manifest, resolve, run_manifest
 from bridle.train.reporter import Reporter, Silent
 
 
@@ -72,10 +71,11 @@ def prepare(
     check_folder(folder, resume)
     if resume and not folder.exists():
         reporter.message(f"no run in {folder.path} yet: it begins")
-    manifest = read_manifest(sources, config.medium)
-    minutes = sum(entry.duration_seconds for entry in manifest.entries) / 60
+    manifest = run_manifest(folder, sources, config.medium)
+    minutes = float(manifest.durations.sum()) / 60
     reporter.message(f"{len(manifest)} {config.medium.nouns}" + (f", {minutes:.1f} minutes" if config.medium.timed else ""))
     config = resolve(config, manifest, folder, device)
+    keep_manifest(folder, sources, manifest)
     loader = build_loader(config.clips)
     dataset = ClipDataset(manifest, loader, config.seed)
     order = epoch_order(dataset, config)

@@ -201,6 +201,11 @@ class RunFolder:
         """The list of unreadable files."""
         return self.path / "quarantine.jsonl"
 
+    @property
+    def index(self) -> Path:
+        """The files it learns from, as they were listed when it began."""
+        return self.path / "index.parquet"
+
     def exists(self) -> bool:
         """True when a run was started here."""
         return self.config.exists()

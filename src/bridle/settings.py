@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from bridle import distributed
 from bridle.config import to_dict
+from bridle.data.index import Index, read_index, save_index
 from bridle.data.loaders import estimate_normalisation, with_normalisation
-from bridle.data.manifest import Manifest
-from bridle.errors import ConfigError, RunError
+from bridle.data.manifest import Manifest, read_manifest
+from bridle.data.medium import Medium
+from bridle.errors import ConfigError, DataError, RunError
+from bridle.paths import check_sources
 from bridle.run import RunConfig, RunFolder, clip_grid
 from bridle.train.checkpoint import latest_checkpoint, read_state
 from bridle.train.loop import resolve_precision
@@ -29,6 +35,52 @@ def check_folder(folder: RunFolder, resume: bool) -> None:
         raise RunError(f"{folder.path} is a file; name a folder for the run with --out")
     if not folder.exists() and folder.path.exists() and any(folder.path.iterdir()):
         raise RunError(f"{folder.path} exists, is not empty and is not a run; choose another --out")
+
+
+def run_manifest(folder: RunFolder, sources: str | Path | Sequence[str | Path], medium: Medium) -> Manifest:
+    """The files of a run: as they were listed when it began, when it goes on with the same sources; else listed now.
+
+    What was added to a folder since plays no part then, and what is gone is found when it is decoded.
+
+    Raises:
+        DataError: nothing can be read.
+    """
+    with contextlib.suppress(DataError, RunError):  # damaged, or of an older bridle: listed anew
+        checkpoint = latest_checkpoint(folder.path) if folder.index.is_file() else None
+        if checkpoint is not None:
+            kept = read_index(folder.index)
+            known = read_state(checkpoint)["data"] == kept.manifest.fingerprint
+            if known and kept.about.get("sources") == _as_given(sources) and _all_there(sources):
+                return kept.manifest
+    return read_manifest(sources, medium)
+
+
+def keep_manifest(folder: RunFolder, sources: str | Path | Sequence[str | Path], manifest: Manifest) -> None:
+    """Write down the files of a run for :func:`run_manifest`, on rank 0.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    if distributed.rank() == 0:
+        about = {"sources": _as_given(sources)}
+        if not folder.index.is_file() or latest_checkpoint(folder.path) is None:
+            save_index(Index(manifest, about=about), folder.index)
+
+
+def _as_given(sources: str | Path | Sequence[str | Path]) -> list[str]:
+    each = [sources] if isinstance(sources, str | Path) else sources
+    elsewhere = [source.startswith("hf:") or "://" in source for source in map(str, each)]
+    return [str(source if far else Path(source).absolute()) for source, far in zip(each, elsewhere, strict=True)]
+
+
+def _all_there(sources: str | Path | Sequence[str | Path]) -> bool:
+    """A folder that is gone altogether is told before the first step."""
+    each = [sources] if isinstance(sources, str | Path) else sources
+    try:
+        check_sources([str(source) for source in each])
+    except DataError:
+        return False
+    return True
 
 
 def resolve(config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device) -> RunConfig:

@@ -4,18 +4,24 @@ import itertools
 import pickle
 import shutil
 import string
+import time
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.sound_files import melody, mux
 
-from bridle.data.manifest import Entry, read_manifest
+from bridle.data.entries import Entries
+from bridle.data.manifest import Entry, likely_medium, read_manifest
 from bridle.data.medium import AUDIO, IMAGE, VIDEO
+from bridle.data.sharding import write_shards
 from bridle.errors import DataError, DecodeError
 from bridle.media.video import VideoInfo
 
@@ -101,6 +107,25 @@ class TestFolder:
     def test_number_of_threads_changes_nothing(self, folder):
         (folder / "broken.wav").write_bytes(b"junk")
         assert read_manifest(folder, num_threads=1) == read_manifest(folder, num_threads=7)
+
+    def test_waiting_for_a_disk_in_threads_changes_nothing(self, folder, monkeypatch):
+        (folder / "broken.wav").write_bytes(b"junk")
+        plain = read_manifest(folder / "**/*.*")
+        used = []
+
+        def probe(source, key):
+            time.sleep(0.01)
+            used.append(key)
+            return AUDIO.probe(source, key)
+
+        monkeypatch.setattr("bridle.data.manifest._PROBE_TASK", 2)
+        assert read_manifest(folder / "**/*.*", dataclasses.replace(AUDIO, probe=probe), num_threads=3) == plain
+        assert len(used) == 5
+
+    def test_entries_are_held_in_columns(self, folder):
+        manifest = read_manifest(folder)
+        assert isinstance(manifest.entries, Entries)
+        assert isinstance(read_manifest(folder / "b.wav").entries, Entries)
 
     def test_where_a_table_looks_for_its_paths_is_said(self, tmp_path):
         table = tmp_path / "in" / "table.csv"
@@ -348,3 +373,102 @@ def test_pictures_are_not_looked_for_among_sounds(tmp_path):
     odd.write_text("path\n0.dcm\n")
     (tmp_path / "0.dcm").touch()
     assert len(read_manifest(odd, IMAGE)) == 1
+
+
+@pytest.fixture
+def shards(folder, tmp_path):
+    """The folder as three shards with an index."""
+    write_shards(read_manifest(folder, probe=False), AUDIO, tmp_path / "shards", clips_per_shard=2)
+    return tmp_path / "shards"
+
+
+class TestPatterns:
+    def test_ranges_as_webdataset_has_them(self, folder, tmp_path):
+        for number in range(8, 12):
+            shutil.make_archive(str(tmp_path / f"s-{number:03}"), "tar", folder / "c")
+        assert len(read_manifest(f"{tmp_path}/s-{{008..010}}.tar")) == 3
+        assert len(read_manifest(f"{tmp_path}/s-00{{8..9}}.tar")) == 2
+        found = read_manifest(f"{tmp_path}/s-{{01..01}}{{0..1}}.tar")
+        assert keys(found) == [f"{tmp_path}/s-010.tar/d/e.ogg", f"{tmp_path}/s-011.tar/d/e.ogg"]
+        with pytest.raises(DataError, match=r"s-012\.tar does not exist"):
+            read_manifest(f"{tmp_path}/s-{{008..012}}.tar")
+
+    def test_ranges_are_bounded(self):
+        for pattern in ("{3..1}", "{0..99999999999}", "{000..999}{000..999}{0..9}"):
+            with pytest.raises(DataError, match="names; it must be 1 to 100000"):
+                read_manifest(pattern)
+
+    def test_what_is_called_so_is_no_pattern(self, folder):
+        write_wav(folder / "x{0..1}.wav")
+        assert keys(read_manifest(folder / "x{0..1}.wav")) == ["x{0..1}.wav"]
+
+
+def upload(folder, url):
+    for path in folder.iterdir():
+        fsspec.filesystem("memory").pipe(f"{url}/{path.name}", path.read_bytes())
+    return url
+
+
+class TestUrls:
+    def test_shards_with_an_index(self, folder, shards, tmp_path):
+        plain = read_manifest(folder)
+        for url in (upload(shards, f"memory://{tmp_path}/up"), f"file://{shards}"):
+            for source in (url, f"{url}/", f"{url}/index.parquet"):
+                manifest = read_manifest(source)
+                assert manifest.fingerprint == plain.fingerprint
+                assert manifest.columns == plain.columns
+            for ours, theirs in zip(manifest.entries, plain.entries, strict=True):
+                with ours.opened() as stream:
+                    assert stream.read() == Path(theirs.path).read_bytes()
+            assert read_manifest([url, folder / "b.wav"]).keys[:2] == [f"{url}/a/y.WAV", f"{url}/a/z.flac"]
+            with pytest.raises(DataError, match="holds sound files, not films"):
+                read_manifest(url, VIDEO)
+            assert likely_medium([url]) is AUDIO
+
+    def test_shards_without_an_index(self, folder, shards, tmp_path):
+        (shards / "index.parquet").unlink()
+        plain = read_manifest(shards)
+        url = upload(shards, f"memory://{tmp_path}/bare")
+        assert read_manifest(url).keys[:] == plain.keys[:]
+        assert read_manifest(url).durations.tolist() == plain.durations.tolist()
+        assert read_manifest(url).columns == plain.columns
+        assert len(read_manifest(f"{url}/shard-{{00000..00001}}.tar")) == 4
+        assert keys(read_manifest(f"{url}/shard-00000.tar")) == ["shard-00000.tar/a/y.wav", "shard-00000.tar/a/z.flac"]
+        both = read_manifest([f"{url}/shard-00001.tar", folder / "b.wav"])
+        assert both.entries[0].key == f"{url}/shard-00001.tar/b.wav"
+
+    def test_what_is_not_there_or_not_readable(self, tmp_path):
+        url = f"memory://{tmp_path}/none"
+        with pytest.raises(DataError, match=r"cannot be listed: .*check the address"):
+            read_manifest(url)
+        with pytest.raises(DataError, match=r"1 unreadable, first s\.tar \(.*missing"):
+            read_manifest(f"{url}/s.tar")
+        fsspec.filesystem("memory").pipe(f"{url}/a.wav", b"x")
+        with pytest.raises(DataError, match=r"holds no index\.parquet and no \.tar; write shards \(bridle shard\)"):
+            read_manifest(url)
+
+
+class TestWebDataset:
+    def test_shards_of_its_writers_are_read(self, folder, tmp_path):
+        plain = read_manifest(folder)
+        rows = []
+        for number, entry in enumerate(plain.entries):
+            content = Path(entry.path).read_bytes()
+            suffix = entry.key.rpartition(".")[2].lower()
+            about = {"word": entry.key, "length": number}
+            rows.append({"__key__": f"{number:06}", suffix: content, "cls": number % 2, "txt": "a text", "json": about})
+        with webdataset.ShardWriter(f"{tmp_path}/w-%03d.tar", maxcount=3, verbose=0) as writer:
+            for row in rows:
+                writer.write(dict(row))
+        with webdataset.TarWriter(f"{tmp_path}/one.tar") as writer:
+            for row in rows:
+                writer.write(dict(row))
+        for source in (f"{tmp_path}/w-{{000..001}}.tar", tmp_path / "one.tar"):
+            manifest = read_manifest(source)
+            assert manifest.columns["cls"] == ["0", "1", "0", "1"]
+            assert manifest.columns["word"] == keys(plain)
+            assert manifest.columns["txt"] == ["a text"] * 4
+            assert manifest.columns["length"] == ["0", "1", "2", "3"]
+            for entry, row in zip(manifest.entries, rows, strict=True):
+                with entry.opened() as stream:
+                    assert stream.read() in row.values()

@@ -2,9 +2,11 @@ import io
 import os
 import tarfile
 
+import fsspec
 import pytest
 
-from bridle.data.shards import list_members, open_window
+from bridle.data.entries import Entry
+from bridle.data.shards import Member, list_members, open_window, read_member
 
 
 def write_tar(path, members, mode="w", format=tarfile.PAX_FORMAT):
@@ -101,3 +103,39 @@ def test_compressed_or_other_files_are_refused(tmp_path):
     path = write_tar(tmp_path / "s.tar", [("a.wav", b"a")], mode="w:gz")
     with pytest.raises(tarfile.TarError):
         list(list_members(path))
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_a_tar_may_be_a_url(tmp_path, scheme):
+    contents = [("a.wav", os.urandom(700)), ("b/c.wav", os.urandom(20_000)), ("../up.wav", b"x")]
+    path = write_tar(tmp_path / "s.tar", contents)
+    url = f"{scheme}://{tmp_path}/s.tar"
+    if scheme == "memory":
+        fsspec.filesystem("memory").pipe(f"{tmp_path}/s.tar", path.read_bytes())
+    members = list(list_members(url))
+    assert members == list(list_members(path))
+    for member, (_, content) in zip(members[:2], contents, strict=False):
+        assert read_member(url, member) == content
+        with Entry("k", url, member.offset, member.size).opened() as stream:
+            stream.seek(-5, io.SEEK_END)
+            assert stream.read() == content[-5:]
+    with pytest.raises(FileNotFoundError):
+        open_window(f"{scheme}://{tmp_path}/none.tar", 0, 5)
+    with pytest.raises(FileNotFoundError):
+        list(list_members(f"{scheme}://{tmp_path}/none.tar"))
+
+
+def test_a_local_name_may_look_like_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:").mkdir()
+    (tmp_path / "a:" / "s").write_bytes(b"0123")
+    assert read_member("a://s", Member("m", 1, 2)) == b"12"
+
+
+def test_members_are_not_kept_in_memory(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [(f"{number}.wav", b"") for number in range(50)])
+    with pytest.MonkeyPatch.context() as patch:
+        lengths, original = [], tarfile.TarFile.next
+        patch.setattr(tarfile.TarFile, "next", lambda tar: lengths.append(len(tar.members)) or original(tar))
+        assert len(list(list_members(path))) == 50
+    assert max(lengths) <= 1

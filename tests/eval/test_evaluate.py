@@ -427,7 +427,7 @@ def test_a_layer_named_twice_is_refused(model, manifest, tiny_run, tmp_path, cap
 
 def test_features_that_do_not_fit_are_refused_before_any_file_is_read(model, manifest, tiny_run, tmp_path, capsys):
     columns = {name: cells * 100_000 for name, cells in manifest.columns.items()}
-    many = replace(manifest, entries=manifest.entries * 100_000, columns=columns)
+    many = replace(manifest, entries=tuple(manifest.entries) * 100_000, columns=columns)
     with pytest.raises(DataError, match=r"pooled features of 1000000 clips need .* GB, and the limit is 1 GB; .*--feature-gig"):
         collect_features({"run": model}, many, on_file=lambda: pytest.fail("read a file"), choice=Choice(feature_gigabytes=1.0))
     found = collect_features({"run": model}, manifest).features

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bridle.data.manifest import Manifest
+from bridle.data.entries import Entries, Manifest
 from bridle.errors import DataError
 from bridle.wording import count
 
@@ -98,7 +98,7 @@ def check_repeated(labels: Sequence[str], column: str) -> None:
 def subset(manifest: Manifest, rows: Sequence[int]) -> Manifest:
     """Some rows of a manifest, in the order of ``rows``."""
     columns = {name: [cells[row] for row in rows] for name, cells in manifest.columns.items()}
-    return Manifest(tuple(manifest.entries[row] for row in rows), columns, manifest.bad)
+    return Manifest(Entries.of(manifest.entries[row] for row in rows), columns, manifest.bad)
 
 
 def _no_column(role: str, column: str, names: list[str]) -> str:

@@ -36,7 +36,7 @@ class Row:
 
 def is_set(source: str) -> bool:
     """True for a source or path of this kind."""
-    return source.startswith(PREFIX)
+    return source.startswith(PREFIX) and not source.startswith(f"{PREFIX}//")  # which is a URL
 
 
 def list_rows(source: str, medium: str) -> Iterator[Row]:

@@ -22,7 +22,7 @@ def by_key(members: Iterator[Member]) -> Iterator[list[Member]]:
         yield list(group)
 
 
-def read_sidecar(path: Path, member: Member) -> dict[str, str]:
+def read_sidecar(path: str | Path, member: Member) -> dict[str, str]:
     """Columns from a member beside a file: ``.cls`` and ``.txt`` whole, of ``.json`` the numbers and texts at its top."""
     if member.size > _MAX_SIDECAR_BYTES:
         return {}

@@ -2,106 +2,37 @@
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import math
 import os
 import tarfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridle.data import huggingface
+from bridle.data.entries import Entries, Entry, Manifest
 from bridle.data.layout import SIDECARS, by_key, place, read_sidecar
-from bridle.data.medium import AUDIO, MEDIA, VIDEO, Info, Medium
+from bridle.data.medium import AUDIO, MEDIA, VIDEO, Medium
+from bridle.data.patterns import expand
 from bridle.data.quarantine import BadFile
-from bridle.data.shards import list_members, open_window
+from bridle.data.shards import INDEX_NAME, is_remote, list_members
 from bridle.data.table import choose_column, read_table
 from bridle.errors import DataError, DecodeError
-from bridle.media.image import ImageInfo
-from bridle.media.video import VideoInfo
+
+if TYPE_CHECKING:
+    from bridle.data.index import Index
+
+__all__ = ["DURATION_COLUMN", "Entry", "Manifest", "files_like", "likely_medium", "read_manifest"]
+
+T = TypeVar("T")
 
 DURATION_COLUMN = "duration_seconds"
-_PROBE_SLAB = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file.
-
-    Attributes:
-        key: readable name; need not be unique.
-        path: the file, the tar that holds it, or the column of a Hugging Face set.
-        offset: first byte in the tar, or row of the set.
-        size: bytes in the tar; -1 for a plain file, 0 for the row of a set.
-        duration_seconds: 0 when not known, or of a picture.
-        rate_hz: frames per second of a film; 0 when not known.
-        found: met while searching a folder or tar, not named by anybody.
-    """
-
-    key: str
-    path: str
-    offset: int = 0
-    size: int = -1
-    duration_seconds: float = 0.0
-    rate_hz: float = 0.0
-    found: bool = False
-
-    def open(self) -> BinaryIO | str:
-        """The path of a plain file, or an open seekable stream of the member of a tar or the row of a set.
-
-        Raises:
-            OSError: the tar or set cannot be opened.
-        """
-        if huggingface.is_set(self.path):
-            return huggingface.open_row(self.path, self.offset)
-        return self.path if self.size < 0 else open_window(self.path, self.offset, self.size)
-
-    def opened(self) -> AbstractContextManager[BinaryIO | str]:
-        """:meth:`open` for a ``with`` statement, which closes the window."""
-        source = self.open()
-        return nullcontext(source) if isinstance(source, str) else source
-
-    def with_info(self, info: Info) -> Entry:
-        """The entry with what its file's header says; a duration that is known stays."""
-        if isinstance(info, ImageInfo):
-            return self
-        seconds = self.duration_seconds or info.duration_seconds
-        return replace(self, duration_seconds=seconds, rate_hz=info.rate_hz if isinstance(info, VideoInfo) else 0.0)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The readable files in a fixed order.
-
-    Attributes:
-        entries: one per clip.
-        columns: further columns of a table as text, each with one cell per entry ("" where a source lacks the column).
-        bad: files found to be unreadable, without entry.
-    """
-
-    entries: tuple[Entry, ...]
-    columns: dict[str, list[str]] = field(default_factory=dict)
-    bad: tuple[BadFile, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    @property
-    def num_files(self) -> int:
-        """Good and bad files."""
-        return len(self.entries) + len(self.bad)
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any entry's name or duration."""
-        digest = hashlib.sha256()
-        for entry in self.entries:
-            digest.update(f"{entry.key}\0{entry.duration_seconds}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()[:16]
+_PROBE_SLAB, _PROBE_TASK = 4096, 64
 
 
 @dataclass
@@ -110,13 +41,23 @@ class _Rows:
 
     medium: Medium
     entries: list[Entry] = field(default_factory=list)
-    cells: list[dict[str, str]] = field(default_factory=list)
+    columns: dict[str, list[str]] = field(default_factory=dict)  # a short one has no cells for the last entries
     bad: list[BadFile] = field(default_factory=list)
     not_found: str = ""  # first relative path of a table that leads nowhere
 
     def add(self, entry: Entry, cells: dict[str, str] | None = None) -> None:
+        for name, cell in ({} if cells is None else cells).items():
+            self._column(name).append(cell)
         self.entries.append(entry)
-        self.cells.append({} if cells is None else cells)
+
+    def complete(self) -> None:
+        for name in self.columns:
+            self._column(name)
+
+    def _column(self, name: str) -> list[str]:
+        column = self.columns.setdefault(name, [])
+        column.extend([""] * (len(self.entries) - len(column)))
+        return column
 
 
 def read_manifest(
@@ -137,8 +78,11 @@ def read_manifest(
       rows without a duration are probed, and all films, for their rate.
     * A set of the ``datasets`` library, ``hf:NAME:SPLIT`` or ``hf:NAME:CONFIGURATION:SPLIT``; NAME may be a folder; classes
       become columns by their names.
-    * An uncompressed ``.tar``, a single file, or a glob pattern of any of these. Members of the same key (WebDataset) that
-      end in ``.cls``, ``.txt`` or ``.json`` become columns of the member they lie beside.
+    * An uncompressed ``.tar``, a single file, or a pattern of any of these: ``*``, ``?``, ``[ab]``, or ``{000..123}`` as
+      WebDataset has it. Members of the same key (WebDataset) that end in ``.cls``, ``.txt`` or ``.json`` become columns of
+      the member they lie beside.
+    * A folder with the ``index.parquet`` of ``bridle shard``, or that file: the clips are what it says, and no tar is opened.
+    * The URL of such a folder or file, of a folder of tars, or of a tar.
 
     What is found in a folder or tar has the columns ``class``, the folder it lies in, and ``split`` (train, validation,
     test), where a folder above that one, or the tar, is called so. Folders count below the source only.
@@ -156,12 +100,15 @@ def read_manifest(
             readable file is left.
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
-    expanded = [path for item in sources for path in _expand(Path(item))]
+    expanded = [path for item in sources for path in expand(str(item))]
+    index = _read_index(expanded[0], medium) if len(expanded) == 1 else None
+    if index is not None and len(index.manifest):
+        return index.manifest
     rows = _Rows(medium)
     for path in expanded:
         _read_source(path, f"{path}/" if len(expanded) > 1 else "", path_column, rows)
     if probe and medium.timed:
-        rows = _probe(rows, num_threads)
+        _probe(rows, num_threads)
     elif not medium.timed and rows.entries and not any(_looks_like(entry, medium) for entry in rows.entries):
         # Nobody looks into them before they are decoded, when a run would find one bad file after another.
         others = _others(expanded, medium, path_column)
@@ -175,12 +122,11 @@ def read_manifest(
             f"no readable {medium.noun} in {', '.join(map(str, sources)) or 'an empty list of sources'}{found}; "
             f"looked for .tar shards and {' '.join(sorted(medium.suffixes))}{_others(expanded, medium, path_column)}"
         )
-    names = dict.fromkeys(name for cells in rows.cells for name in cells)
-    columns = {name: [cells.get(name, "") for cells in rows.cells] for name in names}
-    return Manifest(tuple(rows.entries), columns, tuple(rows.bad))
+    rows.complete()
+    return Manifest(Entries.of(rows.entries), rows.columns, tuple(rows.bad))
 
 
-def _others(sources: Sequence[Path], medium: Medium, path_column: str | None) -> str:
+def _others(sources: Sequence[str], medium: Medium, path_column: str | None) -> str:
     """What of other media there seems to be instead, and which recipes are for it."""
     hints = []
     for other in MEDIA.values():
@@ -199,7 +145,7 @@ def files_like(medium: Medium, sources: Sequence[str | Path], path_column: str |
     """The files of the sources that look like those of a medium by their names, unopened; none where a source is malformed."""
     rows = _Rows(medium)
     with suppress(DataError):
-        expanded = [path for item in sources for path in _expand(Path(item))]
+        expanded = [path for item in sources for path in expand(str(item))]
         for path in expanded:
             _read_source(path, f"{path}/" if len(expanded) > 1 else "", path_column, rows)
     return [entry for entry in rows.entries if _looks_like(entry, medium)]
@@ -213,18 +159,15 @@ def _looks_like(entry: Entry, medium: Medium) -> bool:
     return suffix in medium.suffixes and (medium is VIDEO or suffix not in VIDEO.suffixes)
 
 
-def _expand(path: Path) -> list[Path]:
-    if path.exists() or not glob.has_magic(str(path)) or huggingface.is_set(str(path)):
-        return [path]
-    # Path.glob wants a relative pattern below a known folder; this one takes patterns as the user wrote them.
-    return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-
-
-def _read_source(path: Path, prefix: str, path_column: str | None, rows: _Rows) -> None:
-    suffix = path.suffix.lower()
-    if huggingface.is_set(str(path)):
-        for row in huggingface.list_rows(str(path), rows.medium.name):
+def _read_source(source: str, prefix: str, path_column: str | None, rows: _Rows) -> None:
+    path, suffix = Path(source), Path(source).suffix.lower()
+    if huggingface.is_set(source):
+        for row in huggingface.list_rows(source, rows.medium.name):
             rows.add(Entry(row.name, row.path, row.number, 0), row.cells)
+    elif index := _read_index(source, rows.medium):
+        _add_manifest(index.manifest, prefix.removesuffix(f"{INDEX_NAME}/"), rows)
+    elif is_remote(source):
+        _read_url(source, prefix, rows)
     elif path.is_dir():
         _read_folder(path, prefix, rows)
     elif not path.exists():
@@ -233,27 +176,68 @@ def _read_source(path: Path, prefix: str, path_column: str | None, rows: _Rows) 
         # Keys of a table's rows are its paths, so with several sources the folder of the table comes before them.
         _read_table(path, f"{path.parent}/" if prefix else "", path_column, rows)
     elif suffix == ".tar":
-        _read_tar(path, str(path) if prefix else path.name, path.name, rows)
+        _read_tar(source, source if prefix else path.name, path.name, rows)
     elif suffix in rows.medium.suffixes:
-        rows.add(Entry(str(path) if prefix else path.name, str(path)))
+        rows.add(Entry(source if prefix else path.name, source))
     else:
         raise DataError(
             f"{path} is no known kind of source; give a folder, a .csv or .parquet table, a .tar or a {rows.medium.noun}"
         )
 
 
+def _read_index(source: str, medium: Medium) -> Index | None:
+    """The index of a folder or URL, or the one that a file is; None for other sources."""
+    suffix = Path(source).suffix.lower()
+    if suffix == ".tar" or not (is_remote(source) or suffix == ".parquet" or Path(source, INDEX_NAME).exists()):
+        return None
+    from bridle.data.index import read_shard_index
+
+    index = read_shard_index(source)
+    held = medium.name if index is None else str(index.about.get("medium"))
+    if held != medium.name:
+        nouns = next((other.nouns for other in MEDIA.values() if other.name == held), held)
+        raise DataError(f"{source} holds {nouns}, not {medium.nouns}; take a recipe {held}-..., or shard them as {medium.name}")
+    return index
+
+
+def _add_manifest(manifest: Manifest, prefix: str, rows: _Rows) -> None:
+    for row, entry in enumerate(manifest.entries):
+        cells = {name: column[row] for name, column in manifest.columns.items()}
+        rows.add(replace(entry, key=prefix + entry.key), cells)
+    rows.bad += [BadFile(prefix + file.key, file.reason) for file in manifest.bad]
+
+
+def _read_url(url: str, prefix: str, rows: _Rows) -> None:
+    from bridle.data import remote
+
+    try:
+        names = [url] if url.lower().endswith(".tar") else remote.list_files(url)
+        found = [name for name in names if name.lower().endswith(".tar")]
+    except OSError as error:
+        raise DataError(f"{url} cannot be listed: {error}; check the address, or name its .tar files") from error
+    if not found:
+        raise DataError(f"{url} holds no {INDEX_NAME} and no .tar; write shards (bridle shard), or copy it to a local folder")
+    for tar in found:
+        name = tar.removeprefix(f"{url}/").removeprefix(f"{url.rpartition('/')[0]}/")
+        _read_tar(tar, prefix.removesuffix(f"{name}/") + name, name, rows)
+
+
 def _read_folder(folder: Path, prefix: str, rows: _Rows) -> None:
     files: list[str] = []
-    _walk(folder, "", set(), files, rows)
+    _walk(str(folder), "", set(), files, rows)
+    told: dict[str, dict[str, str]] = {}  # what a folder says of its files
+    root = os.path.join(folder, "")  # noqa: PTH118 - for millions of files
     for name in sorted(files):
-        path = folder / name
-        if path.suffix.lower() == ".tar":
-            _read_tar(path, prefix + name, name, rows)
-        else:
-            rows.add(Entry(prefix + name, str(path), found=True), place(Path(name).parts))
+        if name.lower().endswith(".tar"):
+            _read_tar(root + name, prefix + name, name, rows)
+            continue
+        above = name.rpartition("/")[0]
+        if above not in told:
+            told[above] = place(name.split("/"))
+        rows.add(Entry(prefix + name, root + name, found=True), told[above])
 
 
-def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], rows: _Rows) -> None:
+def _walk(folder: str, prefix: str, seen: set[str], files: list[str], rows: _Rows) -> None:
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -261,18 +245,21 @@ def _walk(folder: Path, prefix: str, seen: set[str], files: list[str], rows: _Ro
     try:
         children = sorted(os.scandir(folder), key=lambda child: child.name)
     except OSError as error:
-        rows.bad.append(BadFile(prefix or str(folder), f"folder cannot be listed: {error.strerror}"))
+        rows.bad.append(BadFile(prefix or folder, f"folder cannot be listed: {error.strerror}"))
         return
     for child in children:
-        if child.name.startswith("."):
+        name = child.name
+        if name.startswith("."):
             continue
         if child.is_dir():
-            _walk(Path(child.path), f"{prefix}{child.name}/", seen, files, rows)
-        elif Path(child.name).suffix.lower() in rows.medium.suffixes | {".tar"} and (child.is_file() or child.is_symlink()):
-            files.append(prefix + child.name)
+            _walk(child.path, f"{prefix}{name}/", seen, files, rows)
+        else:
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - for millions of files
+            if (suffix in rows.medium.suffixes or suffix == ".tar") and (child.is_file() or child.is_symlink()):
+                files.append(prefix + name)
 
 
-def _read_tar(path: Path, key: str, name: str, rows: _Rows) -> None:
+def _read_tar(path: str, key: str, name: str, rows: _Rows) -> None:
     """Add the members of a tar; ``name`` is its path below the source, which alone says what it is of."""
     try:
         for members in by_key(list_members(path)):
@@ -286,7 +273,7 @@ def _read_tar(path: Path, key: str, name: str, rows: _Rows) -> None:
                 if member.fault:
                     rows.bad.append(BadFile(f"{key}/{member.name}", member.fault))
                 else:
-                    entry = Entry(f"{key}/{member.name}", str(path), member.offset, member.size, found=True)
+                    entry = Entry(f"{key}/{member.name}", path, member.offset, member.size, found=True)
                     rows.add(entry, place((*Path(name).parts, *Path(member.name).parts)) | cells)
     except (tarfile.TarError, OSError) as error:
         rows.bad.append(BadFile(key, f"not a whole uncompressed tar: {error}"))
@@ -318,29 +305,46 @@ def _duration(text: str, where: str) -> float:
     return seconds
 
 
-def _probe(rows: _Rows, num_threads: int) -> _Rows:
-    """The rows with every duration, and of films every rate, known; unreadable files move to ``bad``."""
-    probed = _Rows(rows.medium, bad=rows.bad, not_found=rows.not_found)
+def _probe(rows: _Rows, num_threads: int) -> None:
+    """Make every duration, and of films every rate, known; unreadable files move to ``bad``."""
 
-    def probe_entry(entry: Entry) -> Entry | BadFile:
+    def probed(entry: Entry) -> Entry | BadFile | None:
         if entry.duration_seconds > 0 and (entry.rate_hz > 0 or not rows.medium.rated):
             return entry
         try:
             with entry.opened() as source:
                 return entry.with_info(rows.medium.probe(source, entry.key))
         except (DecodeError, OSError) as error:
-            return BadFile.of(entry, error)
+            bad = BadFile.of(entry, error)
+            return None if entry.found and rows.medium.passes_over(bad) else bad
 
+    rows.complete()
+    results: list[Any] = rows.entries  # replaced one by one: two lists of a million entries would be too much
+    for row, result in enumerate(_mapped(probed, results, num_threads)):
+        results[row] = result
+    rows.bad += [result for result in results if isinstance(result, BadFile)]
+    kept = [row for row, result in enumerate(results) if isinstance(result, Entry)]
+    if len(kept) < len(results):
+        rows.columns = {name: [column[row] for row in kept] for name, column in rows.columns.items()}
+        rows.entries = [results[row] for row in kept]
+
+
+def _mapped(function: Callable[[Entry], T], entries: Sequence[Entry], num_threads: int) -> Iterator[T]:
+    """The result for each entry, in order. Threads are used where there is something to wait for, as on a remote disk.
+
+    Elsewhere they make reading slower: they wait for Python's lock, and a header is read in 60 microseconds.
+    """
     with ThreadPoolExecutor(num_threads) as pool:
-        for start in range(0, len(rows.entries), _PROBE_SLAB):  # bounds the number of pending futures
-            slab = slice(start, start + _PROBE_SLAB)
-            for entry, result, cells in zip(
-                rows.entries[slab], pool.map(probe_entry, rows.entries[slab]), rows.cells[slab], strict=True
-            ):
-                if isinstance(result, BadFile) and entry.found and rows.medium.passes_over(result):
-                    continue
-                if isinstance(result, BadFile):
-                    probed.bad.append(result)
-                else:
-                    probed.add(result, cells)
-    return probed
+        for start in range(0, len(entries), _PROBE_SLAB):
+            slab = entries[start : start + _PROBE_SLAB]
+            first, rest = slab[:_PROBE_TASK], slab[_PROBE_TASK:]
+            began, worked = time.perf_counter(), time.thread_time()
+            results = [function(entry) for entry in first]
+            waits = time.perf_counter() - began > 2 * (time.thread_time() - worked)
+            yield from results
+            if not waits:
+                yield from map(function, rest)
+            else:
+                size = max(1, min(_PROBE_TASK, len(rest) // num_threads))
+                tasks = [rest[begin : begin + size] for begin in range(0, len(rest), size)]
+                yield from chain.from_iterable(pool.map(lambda task: [function(entry) for entry in task], tasks))

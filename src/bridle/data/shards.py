@@ -1,4 +1,4 @@
-"""Members of tar files by byte offset: random access without extracting anything."""
+"""Members of tar files by byte offset: random access without extracting anything. A tar is a local file or a URL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+
+from bridle.data import huggingface
+
+INDEX_NAME = "index.parquet"
+"""Of the file in a folder of shards that says which clip lies where, see :mod:`bridle.data.index`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,16 @@ class Member:
     fault: str = ""
 
 
-def list_members(path: Path) -> Iterator[Member]:
+def is_remote(path: str) -> bool:
+    """True for a URL; what reads those is not even imported for local paths."""
+    if "://" not in path or huggingface.is_set(path):
+        return False
+    from bridle.data import remote
+
+    return remote.is_url(path)
+
+
+def list_members(path: str | Path) -> Iterator[Member]:
     """Plain files of an uncompressed tar in the order they lie in it.
 
     Links, devices, folders, sparse members and hidden names are passed over. Members with an absolute path or ``..``
@@ -31,9 +45,10 @@ def list_members(path: Path) -> Iterator[Member]:
         tarfile.TarError: the file is not an uncompressed tar, or breaks off; the members before the fault were given.
         OSError: the file cannot be opened or read.
     """
-    total = path.stat().st_size
-    with tarfile.open(path, "r:") as tar:
+    with _opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        total = file.seek(0, io.SEEK_END)
         for member in tar:
+            tar.members.clear()  # type: ignore[attr-defined, unused-ignore]  # else those of a large tar fill the memory
             name = PurePosixPath(member.name)
             if not member.isreg() or member.issparse() or any(part.startswith(".") and part != ".." for part in name.parts):
                 continue
@@ -48,21 +63,38 @@ def list_members(path: Path) -> Iterator[Member]:
 def open_window(path: str, offset: int, size: int) -> BinaryIO:
     """Bytes ``offset .. offset + size`` of a file as a seekable, read-only file of its own. Closing it closes the file.
 
+    Args:
+        path: a local path or a URL.
+        offset: first byte.
+        size: number of bytes.
+
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened; of a URL, it cannot be read.
     """
+    if is_remote(path):
+        from bridle.data import remote
+
+        return remote.open_range(path, offset, size)
     return io.BufferedReader(_Window(path, offset, size))
 
 
-def read_member(path: Path, member: Member) -> bytes:
+def read_member(path: str | Path, member: Member) -> bytes:
     """All bytes of a member.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        file.seek(member.offset)
-        return file.read(member.size)
+    with open_window(str(path), member.offset, member.size) as window:
+        return window.read()
+
+
+def _opened(path: str | Path) -> BinaryIO:
+    """A whole tar."""
+    if is_remote(str(path)):
+        from bridle.data import remote
+
+        return remote.open_range(str(path), 0, remote.file_size(str(path)))
+    return Path(path).open("rb")
 
 
 class _Window(io.RawIOBase):

@@ -12,10 +12,10 @@ from bridle.data.dataset import Loader
 from bridle.data.loaders import build_loader, plain
 from bridle.data.manifest import Manifest
 from bridle.data.sampler import EpochOrder
+from bridle.engine.parts import PREPARE_BATCHES
 from bridle.networks import Networks, build_objective
 from bridle.optim.groups import parameter_groups
 from bridle.run import RunConfig, clip_grid
-from bridle.engine.parts import PREPARE_BATCHES
 
 _FLOAT_BYTES = 4
 
@@ -78,7 +78,7 @@ def make_plan(manifest: Manifest, config: RunConfig) -> Plan:
     steps = valid_steps(lengths, patch_time)
     padding = order.padding_ratio(0)
     crop_steps = int(valid_steps(torch.tensor([loader.crop_frames]), patch_time))
-    total = sum(entry.duration_seconds for entry in manifest.entries)
+    total = float(manifest.durations.sum())
     seen = [loader.clip_seconds(entry) for entry in manifest.entries]
     cached = [loader.cacheable_bytes(entry) for entry in manifest.entries]
     networks = Networks(config)

@@ -56,7 +56,7 @@ class Training:
             config.train.max_bad_fraction,
             config.train.max_bad_in_a_row,
             known=manifest.bad,
-            keys={entry.key for entry in manifest.entries},
+            keys=manifest.keys,
             writes=distributed.rank() == 0,
         )
         self.read: list[tuple[tuple[BadFile, ...], int]] = []

@@ -161,7 +161,7 @@ def _data(card: Card) -> str:
     summary, config, manifest = card.summary, card.summary.config, card.manifest
     lines = []
     if manifest is not None:
-        seconds = sum(entry.duration_seconds for entry in manifest.entries)
+        seconds = float(manifest.durations.sum())
         time = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
         of_time = f", {time}" if config.image is None else ""
         labelled = "labelled " if config.finetune is not None else ""
