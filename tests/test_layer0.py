@@ -204,7 +204,7 @@ def test_fingerprint_changes_with_every_setting():
 
 def test_every_error_is_a_bridle_error_and_also_what_python_expects():
     found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(found) == 8
+    assert len(found) == 9
     assert all(issubclass(error, errors.BridleError) for error in found)
     assert issubclass(errors.ConfigError, ValueError)
     assert issubclass(errors.QuantizerError, ValueError)

@@ -1,5 +1,6 @@
 """Parquet parts: rows, order, agreement with the Python API, resuming, unreadable files."""
 
+import fcntl
 import json
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from bridle.data.manifest import read_manifest
 from bridle.data.quarantine import BadFile
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.inference import load, random_model
+from bridle.parquet import Shard, Written, read_written
 from bridle.recipes import recipe
 from bridle.tables import write_codes, write_embeddings
 
@@ -41,7 +43,11 @@ def test_codes_equal_those_of_the_model(model, manifest, tiny_folder, tmp_path):
     written = write_codes(model, manifest, tmp_path / "out", files_per_part=4)
     assert names(tmp_path / "out") == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     rows = pq.read_table(tmp_path / "out").to_pylist()
-    assert (written.num_rows, written.num_parts, written.num_kept_parts, written.bad) == (len(rows), 3, 0, ())
+    assert (
+        written
+        == Written(len(rows), num_parts=3, num_kept_parts=0, num_missing_parts=0, bad=())
+        == read_written(tmp_path / "out")
+    )
     assert list(dict.fromkeys(row["key"] for row in rows)) == [entry.key for entry in manifest.entries]
     for entry in manifest.entries:
         own = [row for row in rows if row["key"] == entry.key]
@@ -197,3 +203,81 @@ def test_wrong_calls(model, manifest, tmp_path):
     with pytest.raises(RunError, match="no fitted tokenizer"):
         write_codes(untrained, manifest, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shards_write_what_one_call_writes_and_the_last_one_lists_bad_files(order, model, tiny_folder, tmp_path):
+    data = shutil.copytree(tiny_folder, tmp_path / "data")
+    manifest = read_manifest(data)
+    (data / "a" / "sound-0.wav").unlink()
+    (data / "b" / "sound-7.wav").write_bytes(b"no sound at all")
+    whole = write_codes(model, manifest, tmp_path / "whole", files_per_part=2)
+    assert whole.num_parts == 5
+    out = tmp_path / "out"
+    for index in order:
+        done = []
+        written = write_codes(model, manifest, out, files_per_part=2, shard=Shard(index, 3), progress=done.append)
+        own = [number for number in range(5) if number % 3 == index]
+        assert done[-1] == 2 * len(own)
+        assert {f"part-{number:05d}.parquet" for number in own} <= set(names(out))
+        assert (out / "_quarantine.jsonl").exists() == (index == order[-1])
+        assert (written.num_kept_parts, written.num_parts + written.num_missing_parts) == (0, 5)
+    assert written == whole == read_written(out)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_shard_keeps_what_is_there_and_leaves_others_alone(model, manifest, tmp_path):
+    write_codes(model, manifest, tmp_path, files_per_part=3)
+    before = content(tmp_path)
+    for number in (1, 2):
+        (tmp_path / f"part-0000{number}.parquet").unlink()
+    mine, others = ".tmp-part-00002.parquet-1", ".tmp-part-00001.parquet-1"
+    for name in (mine, others):
+        (tmp_path / name).write_bytes(b"half a part")
+    written = write_codes(model, manifest, tmp_path, files_per_part=3, shard=Shard(0, 2))
+    assert (written.num_parts, written.num_kept_parts, written.num_missing_parts) == (3, 1, 1)
+    assert mine not in names(tmp_path) and others in names(tmp_path)
+    assert write_codes(model, manifest, tmp_path, files_per_part=3, shard=Shard(1, 2)).num_missing_parts == 0
+    assert content(tmp_path) == before
+
+
+def test_a_part_that_another_call_is_writing_is_left_to_it(model, manifest, tmp_path):
+    with (tmp_path / ".lock-part-00001.parquet").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (tmp_path / ".tmp-part-00001.parquet-1").write_bytes(b"its work")
+        written = write_codes(model, manifest, tmp_path, files_per_part=4)
+        assert (written.num_parts, written.num_missing_parts) == (2, 1)
+        assert {".lock-part-00001.parquet", ".tmp-part-00001.parquet-1"} < set(names(tmp_path))
+    assert write_codes(model, manifest, tmp_path, files_per_part=4).num_missing_parts == 0  # it was killed
+    assert names(tmp_path) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+
+
+def test_a_file_system_without_locks_is_no_obstacle(model, manifest, tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    write_codes(model, manifest, tmp_path, files_per_part=4)
+    assert names(tmp_path) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+
+
+def test_shards_of_other_files_or_settings_are_not_mixed(model, manifest, tmp_path):
+    write_codes(model, manifest, tmp_path, files_per_part=1, shard=Shard(7, 10))
+    with pytest.raises(RunError, match="files_per_part=1, not 5"):
+        write_codes(model, manifest, tmp_path, files_per_part=5, shard=Shard(0, 2))
+    assert names(tmp_path) == ["part-00007.parquet"]
+    assert read_written(tmp_path).num_missing_parts == 9
+    for index, number in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ConfigError, match=f"shard index {index}"):
+            Shard(index, number)
+
+
+def test_nothing_readable_is_found_by_the_last_shard(model, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "data")
+    manifest = read_manifest(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    out = tmp_path / "out"
+    assert write_codes(model, manifest, out, files_per_part=5, shard=Shard(0, 2)).num_rows == 0
+    with pytest.raises(DataError, match="none of 10 files can be read"):
+        write_codes(model, manifest, out, files_per_part=5, shard=Shard(1, 2))
+    assert names(out) == ["_quarantine.jsonl"]

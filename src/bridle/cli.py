@@ -52,13 +52,16 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     try:
         return int(importlib.import_module(f"bridle.commands.{_MODULES.get(command, command)}").main(arguments))
     except BridleError as error:
-        sys.stderr.write(f"bridle: {error}\n")
+        sys.stderr.write(f"bridle: {' '.join(str(error).splitlines())}\n")
+        return 1
+    except BrokenPipeError:
+        return 0
+    except OSError as error:  # such as a name that is too long for the system
+        sys.stderr.write(f"bridle: {' '.join(str(error)[:500].splitlines())}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("bridle: interrupted\n")
         return 130
-    except BrokenPipeError:
-        return 0
 
 
 def usage() -> str:

@@ -101,11 +101,15 @@ def process_group() -> Iterator[None]:
         yield
         return
     device = default_device()
+    backend, device_id = "gloo", None
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+        backend, device_id = "nccl", device
+    if (store := _store_of_this_attempt()) is None:
+        dist.init_process_group(backend, device_id=device_id)
     else:
-        dist.init_process_group("gloo")
+        size = int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=size, device_id=device_id)
     try:
         yield
         dist.barrier()  # nobody leaves while another still talks
@@ -114,6 +118,20 @@ def process_group() -> Iterator[None]:
         # group's threads can outlive it, which aborts a process whose work is done.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _store_of_this_attempt() -> Any:
+    """Where the processes of one torchrun agent find each other; None where torch's own way is right.
+
+    torchrun (torch 2.13) keeps one store for all its attempts, in which the addresses of processes that died still stand:
+    those of a second attempt call them, and hang or are refused. Agents of several machines count attempts each for
+    itself, so there this is no remedy; they need ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` (docs/processes.md).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return dist.PrefixStore(attempt, dist.TCPStore(address, port, is_master=False))  # type: ignore[attr-defined]
 
 
 def default_device() -> torch.device:
@@ -130,6 +148,8 @@ def usable_device(name: str | torch.device) -> torch.device:
         ConfigError: torch knows no such device, or this machine has none.
     """
     try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it holds no values")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+_DEVICES = Path("/dev")
 _REMEDIES = {
     errno.ENOSPC: "free disk space or keep fewer checkpoints",
     errno.EDQUOT: "raise the quota or keep fewer checkpoints",
@@ -45,8 +46,11 @@ def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]
 
     Raises:
         OSError: the file cannot be written; no temporary file is left, and ``path`` has its old content, or its new one
-            if all that failed is the last sync of the folder.
+            if all that failed is the last sync of the folder. Or ``path`` is a device, a pipe or a socket.
     """
+    if path.absolute().parent == _DEVICES or (path.exists() and not path.is_file() and not path.is_dir()):
+        # The superuser could replace even /dev/null, for everybody.
+        raise OSError(f"{path} is a device, a pipe or a socket, which a file would replace")
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         # A killed process of the same id may have left one, perhaps a hard link that must not be written through.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro.conf
-import yaml
 
-from bridle.config import LATER, load_yaml, to_yaml
+from bridle.config import LATER, load_yaml, read_yaml, to_yaml
 from bridle.data.audio import AudioConfig
 from bridle.data.batch import valid_steps
 from bridle.data.image import ImageConfig
@@ -105,6 +105,11 @@ class RunConfig:
         if len(given) != 1:
             raise ConfigError(
                 f"set one of {', '.join(MEDIA)}, and leave the others None; {' and '.join(given) or 'none'} is set"
+            )
+        if not 0 <= self.joint_weight < math.inf or self.joint_every_steps < 1:
+            raise ConfigError(
+                f"joint_weight={self.joint_weight} must be finite and at least 0, and "
+                f"joint_every_steps={self.joint_every_steps} at least 1"
             )
         self._check_patch()
         check_cold_start(self.cold_start, self.encoder)
@@ -218,8 +223,8 @@ class RunFolder:
         """
         check_run(self.path)
         try:
-            version = (yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}).get("format_version")
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            version = (read_yaml(self.config) or {}).get("format_version")
+        except (ConfigError, AttributeError) as error:
             raise RunError(f"{self.config} is damaged: it is not a YAML mapping; restore it or start a new run") from error
         if version != FORMAT_VERSION:
             raise RunError(

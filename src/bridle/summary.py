@@ -204,7 +204,7 @@ def _position(run: Path) -> _Position:
         state = json.loads((path / "state.json").read_bytes())
         step = int(path.name.removeprefix("step-").partition(".")[0])
         return _Position(step, int(state["phase"]), int(state["phase_step"]), tuple(map(int, state["phase_steps"])))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise RunError(f"{path}/state.json does not say which phase it belongs to; remove that checkpoint to resume") from error
 
 

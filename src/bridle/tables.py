@@ -1,44 +1,33 @@
 """Codes and embeddings of whole sound sets as parquet, for pandas, pyarrow, DuckDB and Hugging Face datasets.
 
-``OUT/part-00000.parquet`` holds the rows of the first ``files_per_part`` files of the manifest, and so on: a row for each
-window of ``crop_seconds`` of a file, in the order of the manifest. A part is written under another name and renamed, so
-one that is there is whole; a call that was cut short is continued by calling again. The settings stand in the schema's
-metadata under ``bridle`` as JSON. Unreadable files are listed in ``OUT/_quarantine.jsonl``; readers of parquet folders
-pass over names that begin with an underscore.
+A row for each window of ``crop_seconds`` of a file, in the order of the manifest. :mod:`bridle.parquet` says how they lie in
+a folder, and how many processes write it. The settings stand in the schema's metadata under ``bridle`` as JSON.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from bridle.data.loaders import content_settings
 from bridle.data.manifest import Entry, Manifest
 from bridle.data.quarantine import BadFile
-from bridle.errors import ConfigError, DataError, RunError
-from bridle.files import as_utf8, explain_write_error, write_atomically
+from bridle.errors import ConfigError
+from bridle.files import as_utf8
 from bridle.inference import Model, Window
 from bridle.nn.pooling import Pooling, check_pooling, pool, pooled_width
+from bridle.parquet import FILES_PER_PART, WHOLE, PartFolder, Progress, Shard, Written
 from bridle.run import clip_grid
-from bridle.wording import count
 
-QUARANTINE_NAME = "_quarantine.jsonl"
-FILES_PER_PART = 1000
 _SLAB_WINDOWS = 128  # kept in memory at once, and encoded in the order of their length, so that little is padding
 _MAX_CODEBOOK_SIZE = 1 << 16  # codes are stored as uint16
-
-Progress = Callable[[int], None]
-"""Called now and then with the number of files that are done."""
 
 Convert = Callable[[list[Entry], list[Window]], Any]
 """(entry of every window, windows) -> pyarrow.RecordBatch of a row each."""
@@ -46,25 +35,14 @@ Convert = Callable[[list[Entry], list[Window]], Any]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What is in the folder after a call.
-
-    Attributes:
-        num_rows: windows, over all parts.
-        num_parts: parts.
-        num_kept_parts: parts of an earlier call that were kept.
-        bad: files that cannot be read; one that breaks off in the middle has rows up to there.
-    """
-
-    num_rows: int
-    num_parts: int
-    num_kept_parts: int
-    bad: tuple[BadFile, ...]
-
-
 def write_codes(
-    model: Model, manifest: Manifest, out: Path, *, files_per_part: int = FILES_PER_PART, progress: Progress | None = None
+    model: Model,
+    manifest: Manifest,
+    out: Path,
+    *,
+    files_per_part: int = FILES_PER_PART,
+    shard: Shard = WHOLE,
+    progress: Progress | None = None,
 ) -> Written:
     """Write the codes of every file.
 
@@ -76,7 +54,8 @@ def write_codes(
         manifest: the files.
         out: folder, created if missing; parts of an earlier call with the same model, files and settings are kept.
         files_per_part: files in a part, at least 1.
-        progress: told about files that are done.
+        shard: the parts to write.
+        progress: told about files of the shard that are done.
 
     Raises:
         RunError: the model has no tokenizer, ``out`` holds parts of something else, or it cannot be written.
@@ -99,7 +78,7 @@ def write_codes(
         grids = pa.array([codes.grid.shape for codes in found], grid)
         return _record_batch(schema, model, entries, windows, [grids, rows])
 
-    return _write(model, manifest, out, schema, convert, files_per_part, progress)
+    return _write(model, PartFolder(out, manifest, schema, files_per_part), convert, shard, progress)
 
 
 def write_embeddings(
@@ -110,6 +89,7 @@ def write_embeddings(
     pooling: Pooling = "mean",
     layer: int | None = None,
     files_per_part: int = FILES_PER_PART,
+    shard: Shard = WHOLE,
     progress: Progress | None = None,
 ) -> Written:
     """Write an embedding of every window of every file; a file of at most ``crop_seconds`` has one, that of ``model.embed``.
@@ -124,7 +104,8 @@ def write_embeddings(
         pooling: as for ``model.embed``.
         layer: as for ``model.embed``.
         files_per_part: files in a part, at least 1.
-        progress: told about files that are done.
+        shard: the parts to write.
+        progress: told about files of the shard that are done.
 
     Raises:
         RunError: ``out`` holds parts of something else, or it cannot be written.
@@ -147,7 +128,7 @@ def write_embeddings(
         rows = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
         return _record_batch(schema, model, entries, windows, [rows])
 
-    return _write(model, manifest, out, schema, convert, files_per_part, progress)
+    return _write(model, PartFolder(out, manifest, schema, files_per_part), convert, shard, progress)
 
 
 def _schema(model: Model, settings: dict[str, Any], columns: list[tuple[str, Any]]) -> Any:
@@ -193,113 +174,10 @@ def _encode_by_length(windows: list[Window], encode: Callable[[list[Window]], It
     return [found[i] for i in range(len(windows))]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    num_rows: int
-    bad: tuple[BadFile, ...]
-
-
-def _write(
-    model: Model,
-    manifest: Manifest,
-    out: Path,
-    schema: Any,
-    convert: Convert,
-    files_per_part: int,
-    progress: Progress | None,
-) -> Written:
-    if files_per_part < 1:
-        raise ConfigError(f"files_per_part is {files_per_part}; it must be at least 1")
-    settings = json.loads(schema.metadata[b"bridle"])
-    settings |= {"files_per_part": files_per_part, "num_files": len(manifest), "files": manifest.fingerprint}
-    schema = schema.with_metadata({"bridle": json.dumps(settings)})
-    kept = _read_parts(out, settings)
-    parts: list[_Part] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for stale in out.glob(".tmp-*"):
-            stale.unlink()
-        for number, start in enumerate(range(0, len(manifest), files_per_part)):
-            entries = manifest.entries[start : start + files_per_part]
-            tell = _shifted(progress, start)
-            part = kept.get(number) or _write_part(_part_path(out, number), model, entries, schema, convert, tell)
-            tell(len(entries))
-            parts.append(part)
-        bad = (*manifest.bad, *(file for part in parts for file in part.bad))
-        _write_quarantine(out / QUARANTINE_NAME, bad)
-    except OSError as error:
-        raise RunError(explain_write_error(error, out, "parquet parts")) from error
-    num_rows = sum(part.num_rows for part in parts)
-    if num_rows == 0:
-        for number in range(len(parts)):
-            _part_path(out, number).unlink()  # so that a call after the repair starts anew
-        raise DataError(
-            f"none of {count(len(manifest), 'file')} can be read; first: {bad[0].key} ({bad[0].reason}); check the files"
-        )
-    return Written(num_rows, len(parts), len(kept), bad)
-
-
-def _write_part(path: Path, model: Model, entries: Sequence[Entry], schema: Any, convert: Convert, tell: Progress) -> _Part:
-    bad: list[BadFile] = []
-    num_rows = 0
-
-    def create(target: Path) -> None:
-        nonlocal num_rows
+def _write(model: Model, folder: PartFolder, convert: Convert, shard: Shard, progress: Progress | None) -> Written:
+    def rows(entries: Sequence[Entry], bad: list[BadFile]) -> Iterator[tuple[int, Any]]:
         windows = model.windows(entries, bad)
-        with pq.ParquetWriter(target, schema, compression="zstd") as writer:
-            while slab := list(islice(windows, _SLAB_WINDOWS)):
-                writer.write_batch(convert([entries[window.index] for window in slab], slab))
-                num_rows += len(slab)
-                tell(slab[-1].index)
-            # With the rows in one file, so that they cannot disagree.
-            writer.add_key_value_metadata({"bridle.bad": json.dumps([asdict(file) for file in bad])})
+        while slab := list(islice(windows, _SLAB_WINDOWS)):
+            yield slab[-1].index, convert([entries[window.index] for window in slab], slab)
 
-    write_atomically(path, create)
-    return _Part(num_rows, tuple(bad))
-
-
-def _read_parts(out: Path, settings: dict[str, Any]) -> dict[int, _Part]:
-    """The parts that are there by number; one that is damaged counts as missing.
-
-    Raises:
-        RunError: a part of another model, other files or other settings.
-    """
-    found: dict[int, _Part] = {}
-    for path in sorted(out.glob("part-*.parquet")):
-        with contextlib.suppress(pa.ArrowException, OSError):
-            footer = pq.read_metadata(path)
-            texts = footer.metadata or {}
-            _check_same(path, json.loads(texts.get(b"bridle", b"{}")), settings)
-            bad = tuple(BadFile(**file) for file in json.loads(texts[b"bridle.bad"]))
-            found[int(path.stem.removeprefix("part-"))] = _Part(footer.num_rows, bad)
-    return found
-
-
-def _check_same(path: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-    remedy = "choose another --out, or remove that folder"
-    if there.get("fingerprint") != wanted["fingerprint"]:
-        raise RunError(
-            f"{path} was written by another model, {there.get('fingerprint')}, not {wanted['fingerprint']}; {remedy}"
-        )
-    if there["files"] != wanted["files"]:
-        raise RunError(f"{path} was written from other files; {remedy}")
-    for name, value in wanted.items():
-        if name == "bridle_version" or there.get(name) == value:
-            continue
-        raise RunError(f"{path} was written with {name}={there.get(name)}, not {value}; {remedy}")
-
-
-def _part_path(out: Path, number: int) -> Path:
-    return out / f"part-{number:05d}.parquet"
-
-
-def _write_quarantine(path: Path, bad: Sequence[BadFile]) -> None:
-    if not bad:
-        path.unlink(missing_ok=True)
-        return
-    lines = (json.dumps(asdict(file), ensure_ascii=False) + "\n" for file in bad)
-    write_atomically(path, "".join(lines).encode("utf-8", "surrogateescape"))
-
-
-def _shifted(progress: Progress | None, start: int) -> Progress:
-    return lambda done: progress(start + done) if progress is not None else None
+    return folder.write(shard, rows, progress)

@@ -1,8 +1,14 @@
 """``bridle tokenize`` and ``bridle embed``: the same numbers as the Python API, and what is said."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +18,7 @@ from reference.untrained_runs import small_config, write_run
 from bridle import tables
 from bridle.cli import main
 from bridle.commands import writing
+from bridle.errors import ConfigError
 from bridle.inference import load
 from bridle.objectives.supervised import FinetuneConfig
 from bridle.train.weights import write_weights
@@ -186,3 +193,105 @@ def test_a_run_without_tokenizer_is_told_before_anything_is_drawn(tuned, tiny_fo
     assert main(["tokenize", str(tuned), str(tiny_folder), "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr()
     assert "take the pretrained run that it began from" in said.err and said.out == ""
+
+
+def process(command, run, data, out, *more, **environment):
+    """The command as a process of its own, a part for each two files."""
+    call = [sys.executable, "-m", "bridle", command, str(run), str(data), "--out", str(out), "--files-per-part", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [*call, "--device", "cpu", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def content(out):
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def with_bad_files(tiny_folder, tmp_path_factory):
+    data = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("bad") / "data")
+    (data / "a" / "text.wav").write_text("no sound")
+    return data
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_run, with_bad_files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "codes"
+    _, error = process("tokenize", tiny_run, with_bad_files, out).communicate(timeout=120)
+    assert error == ""
+    assert len(list(out.glob("part-*.parquet"))) == 5 and (out / "_quarantine.jsonl").exists()
+    return out
+
+
+def test_two_shards_at_the_same_time_and_one_of_them_killed_give_what_one_call_gives(tiny_run, with_bad_files, whole, tmp_path):
+    out = tmp_path / "codes"
+    killed = process("tokenize", tiny_run, with_bad_files, out, "--shard", "1/2")
+    other = process("tokenize", tiny_run, with_bad_files, out, "--shard", "2/2")
+    deadline = time.monotonic() + 120
+    while not any(out.glob("*part-00000.parquet*")):  # it is being written, or just was
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    said, error = other.communicate(timeout=120)
+    assert (other.returncode, error) == (0, "")
+    parts = len(list(out.glob("part-*.parquet")))
+    if parts < 5:  # usually; but a kill may come after the last part
+        assert "of 5 (shard 2/2); the others are not all there yet" in said
+    again = process("tokenize", tiny_run, with_bad_files, out, "--shard", "1/2")
+    said, error = again.communicate(timeout=120)
+    assert (again.returncode, error) == (0, "")
+    assert "done 12 rows in 5 parts" in said
+    assert content(out) == content(whole)
+
+
+def test_several_processes_of_one_call_give_what_one_gives(tiny_run, with_bad_files, whole, tmp_path):
+    out = tmp_path / "codes"
+    call = process("tokenize", tiny_run, with_bad_files, out, "--num-processes", "2")
+    said, error = call.communicate(timeout=120)
+    assert (call.returncode, error) == (0, "")
+    assert said.count("done 12 rows in 5 parts") == said.count("unreadable files: 1") == 1
+    assert content(out) == content(whole)
+
+
+def test_a_killed_process_of_several_is_started_again(tiny_run, with_bad_files, whole, tmp_path):
+    out = tmp_path / "codes"
+    call = process("tokenize", tiny_run, with_bad_files, out, "--num-processes", "2")
+    children = Path(f"/proc/{call.pid}/task/{call.pid}/children")
+    while len(found := children.read_text().split()) < 2:
+        assert call.poll() is None
+        time.sleep(0.01)
+    os.kill(int(found[1]), signal.SIGKILL)
+    said, error = call.communicate(timeout=120)
+    assert error == "bridle: process 1 was killed by SIGKILL; all 2 start again (restart 1 of 3)\n"
+    assert call.returncode == 0 and "done 12 rows in 5 parts" in said
+    assert content(out) == content(whole)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "4", "a/b", "1/0", "-1/4", ""])
+def test_shards_count_from_one(text):
+    with pytest.raises(ConfigError, match="must be I/N with I from 1 to N"):
+        writing.read_shard(text)
+
+
+def test_ranks_share_the_shard_of_their_machine(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert [writing.read_shard(text) for text in (None, "1/4", "4/4")] == [(0, 1), (0, 4), (3, 4)]
+    found = []
+    for machine in (1, 2, 3):
+        for rank in (0, 1):
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            index, number = writing.read_shard(f"{machine}/3")
+            assert number == 6 and index % 3 == machine - 1  # whatever its processes are, a machine has the same parts
+            found.append(index)
+    assert sorted(found) == list(range(6))
+
+
+def test_more_shards_than_parts_are_told(tiny_run, tiny_folder, tmp_path, capsys):
+    call("embed", tiny_run, tiny_folder, out=tmp_path / "out", shard="1/3")
+    shown = capsys.readouterr().out
+    assert "note: 1 part for 3 shards; --files-per-part 3 gives each its share" in shown
+    assert "done 12 rows in 1 part" in shown

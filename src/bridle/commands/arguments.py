@@ -20,7 +20,7 @@ Data = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(
         metavar="DATA [DATA ...]",
-        help="Folders (searched recursively), CSV or parquet tables, tar shards or a folder or URL of them, files or hf:NAME:SPLIT.",
+        help="Folders (searched recursively), CSV or parquet tables, tar shards, a URL of them, files or hf:NAME:SPLIT.",
         help_behavior_hint="(at least one)",
     ),
 ]

@@ -9,7 +9,18 @@ from typing import Annotated
 import tyro
 
 from bridle.commands.arguments import Data, Run, parse
-from bridle.commands.writing import FILES_PER_PART, Device, FilesPerPart, Out, PathColumn, write_tables
+from bridle.commands.writing import (
+    FILES_PER_PART,
+    Device,
+    FilesPerPart,
+    MaxRestarts,
+    NumProcesses,
+    Out,
+    PathColumn,
+    ShardText,
+    write_tables,
+)
+from bridle.launch import reported
 from bridle.nn.pooling import Pooling
 from bridle.tables import write_embeddings
 
@@ -24,6 +35,9 @@ examples:
   bridle embed runs/first recordings/ --out vectors/ \\
       --pooling statistics --layer 3
   bridle embed runs/first train.csv test.csv --out vectors/ --device cpu
+  bridle embed runs/first recordings/ --out vectors/ --num-processes 8
+  bridle embed runs/first recordings/ --out vectors/ --shard 2/4
+      # on the second of four machines
 """
 
 
@@ -48,20 +62,26 @@ class Arguments:
     layer: Annotated[int | None, tyro.conf.arg(metavar="N", help="Layer of the encoder, from 1; the last if not given.")] = None
     files_per_part: FilesPerPart = FILES_PER_PART
     device: Device = "auto"
+    shard: ShardText = None
+    num_processes: NumProcesses = 1
+    max_restarts: MaxRestarts = 3
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    parsed = parse(Arguments, arguments, "bridle embed", _DESCRIPTION)
-    return write_tables(
-        parsed,
-        lambda model, manifest, out, progress: write_embeddings(
-            model,
-            manifest,
-            out,
-            pooling=parsed.pooling,
-            layer=parsed.layer,
-            files_per_part=parsed.files_per_part,
-            progress=progress,
-        ),
-    )
+    with reported():
+        parsed = parse(Arguments, arguments, "bridle embed", _DESCRIPTION)
+        return write_tables(
+            ["embed", *arguments],
+            parsed,
+            lambda model, manifest, out, shard, progress: write_embeddings(
+                model,
+                manifest,
+                out,
+                pooling=parsed.pooling,
+                layer=parsed.layer,
+                files_per_part=parsed.files_per_part,
+                shard=shard,
+                progress=progress,
+            ),
+        )

@@ -129,8 +129,9 @@ def _pretrain(arguments: list[str]) -> int:
     if wants_launch(parsed.num_processes):
         return _launch(arguments, parsed)
     with process_group(), ProgressReporter() as reporter:
+        first = rank() == 0
         outcome = pretrain(parsed.config, parsed.data, parsed.out, resume=parsed.resume, reporter=reporter, probe=probe)
-    if rank() == 0:
+    if first:
         _say(outcome, parsed, arguments)
     if outcome.finished:
         return 0

@@ -64,8 +64,8 @@ class AudioConfig:
             raise ConfigError(f"std is {self.std}; it must be above 0")
         if min(self.mask_frames, self.mask_mels) < 0:
             raise ConfigError(f"mask_frames={self.mask_frames} and mask_mels={self.mask_mels} must be at least 0")
-        if self.cache_gigabytes < 0:
-            raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
+        if not 0 <= self.cache_gigabytes < math.inf:
+            raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be finite and at least 0")
         if not self.max_decode_seconds > 0:
             raise ConfigError(f"max_decode_seconds is {self.max_decode_seconds}; it must be above 0, e.g. 60")
 

@@ -26,6 +26,7 @@ from bridle.data.sampler import EpochOrder
 from bridle.errors import ConfigError, DecodeError, WorkerDied
 from bridle.randomness import derive_seed
 
+_STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
 # A worker that gives no batch for so long hangs in a decoder or on a dead disk.
 WORKER_TIMEOUT_SECONDS = 900.0
 # How often is looked whether the workers live: the signal of a death is lost where Python ignores errors, as in `__del__`.
@@ -309,14 +310,14 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """SIGINT and SIGTERM wait inside the ``with``, and in every process begun in it.
+    """Requests to stop wait inside the ``with``, and in every process begun in it.
 
     `timeout`, Slurm and Ctrl-C signal every process; the training process still needs batches until it has stopped.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
     finally:
@@ -327,7 +328,7 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     if not hasattr(signal, "sigwaitinfo"):
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # where workers are not forked
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # where workers are not forked
     threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tarfile
 import time
@@ -21,7 +20,7 @@ from bridle.data.medium import AUDIO, MEDIA, VIDEO, Medium
 from bridle.data.patterns import expand
 from bridle.data.quarantine import BadFile
 from bridle.data.shards import INDEX_NAME, is_remote, list_members
-from bridle.data.table import choose_column, read_table
+from bridle.data.table import DURATION_COLUMN, choose_column, read_duration, read_table
 from bridle.errors import DataError, DecodeError
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ __all__ = ["DURATION_COLUMN", "Entry", "Manifest", "files_like", "likely_medium"
 
 T = TypeVar("T")
 
-DURATION_COLUMN = "duration_seconds"
 _PROBE_SLAB, _PROBE_TASK = 4096, 64
 
 
@@ -172,6 +170,8 @@ def _read_source(source: str, prefix: str, path_column: str | None, rows: _Rows)
         _read_folder(path, prefix, rows)
     elif not path.exists():
         raise DataError(f"{path} does not exist; give a folder, a .csv or .parquet table, a .tar or a {rows.medium.noun}")
+    elif not path.is_file():  # a pipe would block for ever
+        raise DataError(f"{path} is no regular file; give a folder, a .csv or .parquet table, a .tar or a {rows.medium.noun}")
     elif suffix in (".csv", ".parquet"):
         # Keys of a table's rows are its paths, so with several sources the folder of the table comes before them.
         _read_table(path, f"{path.parent}/" if prefix else "", path_column, rows)
@@ -188,6 +188,8 @@ def _read_source(source: str, prefix: str, path_column: str | None, rows: _Rows)
 def _read_index(source: str, medium: Medium) -> Index | None:
     """The index of a folder or URL, or the one that a file is; None for other sources."""
     suffix = Path(source).suffix.lower()
+    if suffix == ".parquet" and not is_remote(source) and not Path(source).is_file():
+        return None
     if suffix == ".tar" or not (is_remote(source) or suffix == ".parquet" or Path(source, INDEX_NAME).exists()):
         return None
     from bridle.data.index import read_shard_index
@@ -251,11 +253,15 @@ def _walk(folder: str, prefix: str, seen: set[str], files: list[str], rows: _Row
         name = child.name
         if name.startswith("."):
             continue
-        if child.is_dir():
+        try:
+            is_folder = child.is_dir()
+        except OSError:  # a link that leads back to itself
+            is_folder = False
+        if is_folder:
             _walk(child.path, f"{prefix}{name}/", seen, files, rows)
         else:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - for millions of files
-            if (suffix in rows.medium.suffixes or suffix == ".tar") and (child.is_file() or child.is_symlink()):
+            if suffix in rows.medium.suffixes or suffix == ".tar":
                 files.append(prefix + name)
 
 
@@ -285,7 +291,7 @@ def _read_table(path: Path, prefix: str, path_column: str | None, rows: _Rows) -
     folders = [folder / sub for folder in (path.parent, path.parent.parent) for sub in ("", rows.medium.folder)]
     for where, cells in table:
         name = cells.pop(column)
-        duration = _duration(cells.get(DURATION_COLUMN, ""), where)
+        duration = read_duration(cells.get(DURATION_COLUMN, ""), where)
         candidates = [str(folder / name) for folder in folders]  # an absolute name stays itself
         found = next((file for file in candidates if name and os.path.isfile(file)), None)  # noqa: PTH113 - for millions of rows
         if found is None:
@@ -293,16 +299,6 @@ def _read_table(path: Path, prefix: str, path_column: str | None, rows: _Rows) -
             rows.bad.append(BadFile(prefix + name if name else where, "missing" if name else "empty path"))
         else:
             rows.add(Entry(prefix + name, found, duration_seconds=duration), cells)
-
-
-def _duration(text: str, where: str) -> float:
-    try:
-        seconds = float(text) if text.strip() else 0.0
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise DataError(f"{where}: {DURATION_COLUMN} is {text!r}; it must be seconds, or empty to read the file's header")
-    return seconds
 
 
 def _probe(rows: _Rows, num_threads: int) -> None:

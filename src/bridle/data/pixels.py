@@ -84,8 +84,8 @@ class PixelConfig:
             raise ConfigError(f"std is {self.std}; it must be above 0")
         if not self.max_decode_seconds > 0:
             raise ConfigError(f"max_decode_seconds is {self.max_decode_seconds}; it must be above 0, e.g. 60")
-        if self.cache_gigabytes < 0:
-            raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be at least 0")
+        if not 0 <= self.cache_gigabytes < math.inf:
+            raise ConfigError(f"cache_gigabytes is {self.cache_gigabytes}; it must be finite and at least 0")
 
 
 def is_unchanged(config: PixelConfig, aspect: float) -> bool:

@@ -181,6 +181,6 @@ def _decoded(content: bytes) -> list[BadFile]:
             row = json.loads(line.decode("utf-8", "surrogateescape"))
             if row.get("found") != _LISTING:
                 files.append(BadFile(str(row["key"]), str(row["reason"])))
-        except (ValueError, KeyError, TypeError, AttributeError):  # an empty line, or half a line of a killed run
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # half a line of a killed run
             continue
     return files

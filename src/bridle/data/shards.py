@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ def list_members(path: str | Path) -> Iterator[Member]:
         tarfile.TarError: the file is not an uncompressed tar, or breaks off; the members before the fault were given.
         OSError: the file cannot be opened or read.
     """
+    if not is_remote(str(path)) and not Path(path).is_file():  # a pipe would block for ever
+        raise OSError(errno.EINVAL, "not a regular file")
     with _opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         total = file.seek(0, io.SEEK_END)
         for member in tar:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bridle.errors import DataError
+
+DURATION_COLUMN = "duration_seconds"
 
 Row = tuple[str, dict[str, str]]
 """Where a row stands, for messages, and its cells by column."""
@@ -50,7 +53,7 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
         skipped = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
         names = [column.name for column in file.schema_arrow if not any(test(column.type) for test in skipped)]
         values = file.read(columns=names).to_pydict()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is not a readable parquet table: {str(error).splitlines()[0]}") from error
     texts = [["" if value is None else str(value) for value in values[name]] for name in names]
     rows = zip(*texts, strict=True)
@@ -74,3 +77,18 @@ def choose_column(path: Path, names: Sequence[str], path_column: str | None, usu
         )
     near = difflib.get_close_matches(path_column, names, n=1, cutoff=0.0)
     raise DataError(f"{path} has no column '{path_column}'; {there}" + (f"; did you mean '{near[0]}'?" if near else ""))
+
+
+def read_duration(text: str, where: str) -> float:
+    """Seconds of a cell of the column :data:`DURATION_COLUMN`; 0 of an empty one.
+
+    Raises:
+        DataError: it is no time.
+    """
+    try:
+        seconds = float(text) if text.strip() else 0.0
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise DataError(f"{where}: {DURATION_COLUMN} is {text!r}; it must be seconds, or empty to read the file's header")
+    return seconds

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bridle.errors import RunError
+from bridle.errors import BridleError, RunError
 from bridle.importing.keymaps import BEATS, EAT, TRANSFORMERS, detect, rename
 from bridle.importing.sources import Source, Stored, open_source
 from bridle.importing.translate import Medium, Shape, find_shape, translate
@@ -78,6 +78,17 @@ def read_encoder(source: Source, *, heads: int | None = None, medium: Medium | N
         ConfigError: the number of heads is not known, or the patches are not those of the medium.
     """
     stored = open_source(source)
+    try:
+        return _translated(stored, heads, medium)
+    except BridleError:
+        raise
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        # Shapes and settings of strangers go into a lot of arithmetic, which need not foresee all of them.
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise RunError(f"{stored.name}: its tensors or settings make no sense ({reason}); download it again") from error
+
+
+def _translated(stored: Stored, heads: int | None, medium: Medium | None) -> Imported:
     _check_settings(stored)
     family, prefix = detect(stored.tensors, stored.name)
     parts, left_out = rename(stored.tensors, family, prefix, stored.name)
@@ -101,7 +112,7 @@ def read_encoder(source: Source, *, heads: int | None = None, medium: Medium | N
 def _check_settings(stored: Stored) -> None:
     settings = stored.settings
     kind = settings.get("model_type")
-    if kind is not None and kind not in _MODEL_TYPES and not kind.startswith("eat"):
+    if kind is not None and kind not in _MODEL_TYPES and not str(kind).startswith("eat"):
         raise RunError(f"{stored.name} is of model_type '{kind}'; of transformers {', '.join(_MODEL_TYPES)} can be imported")
     if settings.get("hidden_act", "gelu") not in _GELU:
         raise RunError(

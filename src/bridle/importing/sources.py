@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor]
 _WEIGHTS, _INDEX, _PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _INSIDE = ("model", "state_dict", "module", "model_state_dict")
 """Where checkpoints keep their state dict beside optimiser and arguments."""
+_LARGEST_VIEW = 1 << 30
+"""Bytes of values that a tensor may have without storing them, as one that was expanded has."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,12 @@ def open_source(source: Source) -> Stored:
 
 def _folder(path: Path) -> Stored:
     if (path / _INDEX).is_file():
-        shards = sorted(set(_json(path / _INDEX).get("weight_map", {}).values()))
+        weight_map = _json(path / _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+            raise RunError(f"{path / _INDEX} has no weight_map from tensors to files; download the folder again")
         tensors: dict[str, Tensor] = {}
-        for shard in shards:
-            if Path(shard).name != shard:
+        for shard in sorted(set(weight_map.values())):
+            if Path(shard).name != shard or not (path / shard).is_file():
                 raise RunError(f"{path / _INDEX} names '{shard}', which is not a file beside it; download the folder again")
             tensors |= _file(path / shard)[0]
     else:
@@ -91,10 +96,13 @@ def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors, and what lies under ``cfg`` beside them."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path), {}
+            return _tensors(load_file(path), str(path)), {}
+        _check_not_compressed(path)
         # The arguments that training scripts of MAE's descent save are a Namespace: plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except RunError:
+        raise
     except pickle.UnpicklingError as error:
         raise RunError(
             f"{path} is no file of tensors, or holds other Python objects, which are never unpickled here; take a .safetensors "
@@ -104,6 +112,15 @@ def _file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise RunError(f"{path} cannot be read ({reason}); download or copy it again") from error
     return _tensors(loaded, str(path)), _cfg(loaded.get("cfg") if isinstance(loaded, Mapping) else None)
+
+
+def _check_not_compressed(path: Path) -> None:
+    """torch.save compresses nothing; what somebody else compressed would be unpacked into memory, however much it is."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as members:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+            raise RunError(f"{path} is a compressed archive, not a file of torch.save; unpack it and give what is inside")
 
 
 def _cfg(found: Any) -> dict[str, Any]:
@@ -123,14 +140,27 @@ def _tensors(loaded: Any, name: str) -> dict[str, Tensor]:
                     flat |= {f"{key}.{inner}": tensor for inner, tensor in value.items()}
             tensors = {key: value for key, value in flat.items() if isinstance(value, Tensor)}
             if tensors:
+                _check_stored(tensors, name)
                 return tensors
     raise RunError(f"{name} holds no tensors by name; save model.state_dict()")
+
+
+def _check_stored(tensors: Mapping[str, Tensor], name: str) -> None:
+    """A few bytes can claim to be values without end: a tensor of strides of 0."""
+    for key, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            raise RunError(f"{name}: '{key}' is a {tensor.layout} tensor on {tensor.device}; save it dense, on the CPU")
+        if tensor.is_complex():
+            raise RunError(f"{name}: '{key}' is complex; weights are real numbers: download it again")
+        num_bytes = tensor.numel() * tensor.element_size()
+        if num_bytes > max(_LARGEST_VIEW, tensor.untyped_storage().nbytes()):
+            raise RunError(f"{name}: '{key}' claims {num_bytes} bytes and stores fewer; save it with .contiguous()")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is not readable JSON; download or copy it again") from error
     if not isinstance(data, dict):
         raise RunError(f"{path} holds no JSON object; download or copy it again")

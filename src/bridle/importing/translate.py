@@ -149,6 +149,8 @@ def translate(
     depth = 1 + max((int(name.split(".")[1]) for name in parts if name.startswith("blocks.")), default=-1)
     if not depth or "blocks.0.fc1.weight" not in parts:
         raise RunError(f"{source} has no transformer blocks; take the whole model's weights")
+    if depth > len(parts):
+        raise RunError(f"{source} has a block {depth - 1} and {len(parts)} tensors in all; blocks before it are missing")
     beats = read_beats(parts, cfg, depth, source) if family is BEATS else None
     kind, table, notes = ("convolved", None, []) if beats is not None else _positions(parts, family, shape)
     config = EncoderConfig(
@@ -210,8 +212,12 @@ def _positions(
     table = table[1:] if "class_token" in parts and family.class_position else table
     axes = AXES[shape.medium]
 
+    if len(table) != shape.grid.num_patches:
+        grid = " x ".join(map(str, shape.grid.shape))
+        raise RunError(f"the table has {len(table)} positions, not {shape.grid.num_patches} for a grid of {grid} patches")
+
     def equals(expected: Tensor) -> bool:
-        return expected.shape == table.shape and bool((expected - table).abs().max() < near)
+        return bool((expected - table).abs().max() < near)
 
     if width >= 2 * len(axes) and shape.medium != "video" and equals(sine_cosine(shape.grid, width, axes)):
         return "sine_cosine", None, []

@@ -169,6 +169,8 @@ def _container(stream: BinaryIO, limit: TimeLimit) -> Iterator[tuple[InputContai
         if not container.streams.audio:
             raise Unreadable(NO_SOUND_TRACK if container.streams.video else "not audio")
         track = container.streams.audio[0]
+        if track.codec_context is None:
+            raise Unreadable("no decoder for its codec")
         track.codec_context.thread_count = 1
         _check_format(track.rate, track.channels)
         try:

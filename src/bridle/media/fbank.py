@@ -61,6 +61,9 @@ class FbankConfig:
         for name in ("sample_rate", "num_mels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("frame_seconds", "hop_seconds"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be finite, such as 0.025 and 0.010")
         if not self.frame_samples >= 2:
             raise ConfigError(f"frame_seconds {self.frame_seconds} is under 2 samples at {self.sample_rate} Hz; use e.g. 0.025")
         if not self.hop_samples >= 1:
@@ -157,11 +160,12 @@ class Fbank(nn.Module):
         # Two roundings, as in Kaldi: torch.sub with alpha has one, and a steady tone's empty bands tell the difference.
         steps = framed[..., 1:] - _PREEMPHASIS * framed[..., :-1]
         spectrum = torch.fft.rfft((steps * self.window).double(), config.fft_samples)
-        power = spectrum.real.float().square() + spectrum.imag.float().square()
+        parts = torch.view_as_real(spectrum).float().square_()
+        power = parts[..., 0] + parts[..., 1]
         if frames < _MIN_ROWS:
             power = nn.functional.pad(power, (0, 0, 0, _MIN_ROWS - frames))
         energies: Tensor = (power @ self.mels)[..., :frames, :]
-        return energies.clamp(min=_FLOOR).log()
+        return energies.clamp_(min=_FLOOR).log_()
 
 
 def _window(config: FbankConfig) -> Tensor:

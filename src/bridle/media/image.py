@@ -36,6 +36,7 @@ from bridle.media.image_files import (
     decode_errors,
     exif_orientation,
     is_on_its_side,
+    lacks_rows,
     open_image,
     stored_size,
 )
@@ -163,6 +164,8 @@ def decode_image(
             image.file.decodermaxblock = _BYTES_BETWEEN_CHECKS
         with decode_errors(key, Exception):
             extent = _load(image.file, request, is_on_its_side(image.orientation))
+            if isinstance(image.file, PngImageFile) and lacks_rows(image.file, stream):
+                raise DecodeError(key, "truncated or damaged")
         if isinstance(image.file, PngImageFile):  # which may tell it behind the pixels
             image = dataclasses.replace(image, orientation=exif_orientation(image.file))
         # A TIFF has been turned by Pillow.

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ ORIENTATION_TAG = 0x0112
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 0x0142, 0x0143, 0x0144
 _TILED_ALLOWANCE = 4  # of narrow pictures, tiles hold many times the pixels
 _NEEDED_BYTES = 30  # a WebP tells its size in so many
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and steps, of the passes of an interlaced PNG."""
 
 
 class _Jpeg(JpegImageFile):
@@ -143,6 +147,41 @@ def exif_orientation(image: Image.Image) -> int:
     except struct.error:
         pass
     return 1
+
+
+def lacks_rows(file: PngImageFile, stream: BinaryIO) -> bool:
+    """Whether a loaded PNG holds fewer rows than it announces; Pillow does not mind where the compressed data end orderly.
+
+    Rows that are missing are black or transparent, so the data are looked at again only where the last row is.
+    """
+    stream.seek(16)
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", stream.read(13))
+    if file.crop((0, height - 1, width, height)).getbbox() is not None and not interlaced:
+        return False
+    missing = 0
+    for left, top, right, down in _PNG_PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            missing += rows * (1 + (columns * depth * _PNG_CHANNELS[colour] + 7) // 8)
+    inflate = zlib.decompressobj()
+    for part in _png_data(stream):
+        packed = part
+        while packed and missing > 0:
+            missing -= len(inflate.decompress(packed, 1 << 20))
+            packed = inflate.unconsumed_tail
+    return missing > 0
+
+
+def _png_data(stream: BinaryIO) -> Iterator[bytes]:
+    """The compressed pixels of a PNG, in the parts they are stored in."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        size, name = struct.unpack(">I4s", head)
+        if name == b"IDAT":
+            yield stream.read(size)
+            stream.seek(4, os.SEEK_CUR)
+        else:
+            stream.seek(size + 4, os.SEEK_CUR)
 
 
 @contextmanager

@@ -84,6 +84,10 @@ class EncoderConfig:
             raise ConfigError(
                 "encoder.positions=learned needs encoder.position_grid, the table's time, height and width in patches"
             )
+        if not 0 < self.mlp_ratio < math.inf or not math.isfinite(self.layer_scale or 0.0):
+            raise ConfigError(
+                f"encoder.mlp_ratio={self.mlp_ratio} must be above 0, and layer_scale={self.layer_scale} finite or None"
+            )
         if not self.norm_eps > 0:
             raise ConfigError(f"encoder.norm_eps={self.norm_eps} must be above 0, e.g. 1e-5")
         convolved = self.positions == "convolved"

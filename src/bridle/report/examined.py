@@ -72,7 +72,7 @@ def read_quarantine(run: Path) -> tuple[BadFile, ...]:
         try:
             row = json.loads(line)
             found.append(BadFile(str(row["key"]), str(row["reason"])))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return tuple(found)
 

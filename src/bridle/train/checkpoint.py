@@ -171,7 +171,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except OSError as error:
         raise RunError(_damaged(path, str(error))) from error
     state = read_state(path)
-    weights, _ = read_weights(path / _WEIGHTS)
+    weights, header = read_weights(path / _WEIGHTS)
+    if header.get("step") != str(manifest.step):
+        raise RunError(_damaged(path, f"manifest.json says step {manifest.step}, the weights {header.get('step')}"))
     if _OPTIMIZER not in manifest.sha256:
         return Checkpoint(manifest.step, weights, {}, state, path / _SHARDS)
     optimizer, _ = read_weights(path / _OPTIMIZER)

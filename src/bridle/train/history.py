@@ -100,7 +100,7 @@ def read_history(run: Path) -> tuple[Call, ...]:
                 int(row["last_step"]),
                 float(row["seconds"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             continue
         found.append(call)
     return tuple(found)

@@ -22,6 +22,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         RunError: the file is missing, not safetensors (a pickle is refused, never opened), or of another bridle format.
     """
+    if path.exists() and not path.is_file():  # a pipe would block for ever
+        raise RunError(f"{path} is not a readable safetensors file (no regular file); bridle reads no pickles")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
