@@ -23,13 +23,13 @@ PATCH = (4, 2, 1)
 
 
 class NoiseLoader:
-    """Clips of seeded noise; as long as the entry's offset; "bad", "gone" or "kill" in the key is a fault."""
+    """Clips of seeded noise; as long as its entry says; "bad", "gone" or "kill" in the key is a fault."""
 
     frame_shape = (1, 2, 1)
     dtype = torch.float32
 
     def length(self, entry):
-        return min(entry.offset, 20)
+        return min(int(entry.duration_seconds), 20)
 
     def load(self, entry, generator):
         if "bad" in entry.key:
@@ -45,7 +45,7 @@ class NoiseLoader:
 
 
 def dataset(count=23, seed=0, **faults):
-    entries = (Entry(faults.get(f"clip{i}", f"{i}"), f"/{i}", offset=3 + 7 * i % 30) for i in range(count))
+    entries = (Entry(faults.get(f"clip{i}", f"{i}"), f"/{i}", duration_seconds=3 + 7 * i % 30) for i in range(count))
     return ClipDataset(Manifest(tuple(entries)), NoiseLoader(), seed)
 
 
@@ -325,5 +325,5 @@ def test_wrong_settings():
 
 def test_lengths_are_the_loaders():
     data = dataset()
-    assert data.lengths() == [min(entry.offset, 20) for entry in data.manifest.entries]
+    assert data.lengths() == [min(entry.duration_seconds, 20) for entry in data.manifest.entries]
     assert any(a != b for a, b in pairwise(data.lengths()))

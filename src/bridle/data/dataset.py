@@ -14,6 +14,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -70,7 +71,7 @@ class Loader(Protocol):
         """(C, H, W) of every clip that :meth:`load` gives."""
 
     def length(self, entry: Entry) -> int:
-        """Frames of the entry's clip, at most a full crop; a guess from the manifest that only shapes the batches."""
+        """Frames of the entry's clip by its duration and rate, at most a full crop; a guess that only shapes the batches."""
 
     def clip_seconds(self, entry: Entry) -> float:
         """Time that the entry's clip covers, by the manifest; 0 for a picture."""
@@ -116,7 +117,10 @@ class ClipDataset(Dataset[Sample | BadFile]):
 
     def lengths(self) -> list[int]:
         """Frames of every clip after cropping, for :class:`~bridle.data.sampler.EpochOrder`."""
-        return [self.loader.length(entry) for entry in self.manifest.entries]
+        kinds = np.stack([self.manifest.durations, self.manifest.rates], axis=1)
+        different, which = np.unique(kinds, axis=0, return_inverse=True)
+        found = [self.loader.length(Entry("", "", 0, -1, seconds, rate)) for seconds, rate in different.tolist()]
+        return [found[kind] for kind in which.reshape(-1).tolist()]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | BadFile:
         """The clip of ``(epoch, row)``, a pure function of both and the seed; a BadFile if it cannot be read.

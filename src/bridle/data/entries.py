@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice, pairwise
 from typing import Any, BinaryIO, overload
 
@@ -217,13 +218,20 @@ class Manifest:
         return self.entries.keys if isinstance(self.entries, Entries) else [entry.key for entry in self.entries]
 
     @property
+    def rates(self) -> npt.NDArray[np.float64]:
+        """(n,) frames per second, of all entries; no entry is made for it."""
+        if isinstance(self.entries, Entries):
+            return self.entries.rates
+        return np.fromiter((entry.rate_hz for entry in self.entries), np.float64, len(self.entries))
+
+    @property
     def durations(self) -> npt.NDArray[np.float64]:
         """(n,) seconds, of all entries; no entry is made for it."""
         if isinstance(self.entries, Entries):
             return self.entries.durations
         return np.fromiter((entry.duration_seconds for entry in self.entries), np.float64, len(self.entries))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with any entry's name or duration."""
         digest = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -71,7 +71,7 @@ class Quarantine:
         max_bad_fraction: float = 0.01,
         max_bad_in_a_row: int = 100,
         known: Sequence[BadFile] = (),
-        keys: Collection[str] | None = None,
+        keys: Iterable[str] | None = None,
         writes: bool = True,
     ) -> None:
         if not 0 <= max_bad_fraction <= 1:
@@ -86,7 +86,7 @@ class Quarantine:
         self._max_in_a_row = max_bad_in_a_row
         self._in_a_row = 0
         self._reasons: dict[str, str] = {}
-        self._start(known, None if keys is None else frozenset(keys))
+        self._start(known, keys)
         self._check_fraction()
 
     @property
@@ -124,7 +124,7 @@ class Quarantine:
                 f"{self._summary(bad)}; check that the data is still there, or raise train.max_bad_in_a_row"
             )
 
-    def _start(self, known: Sequence[BadFile], keys: frozenset[str] | None) -> None:
+    def _start(self, known: Sequence[BadFile], keys: Iterable[str] | None) -> None:
         """Count the known files and those of the list; leave the list with these alone."""
         text = _lines(self._record(known), _LISTING)
         if self._path is None:
@@ -134,7 +134,12 @@ class Quarantine:
         except OSError as error:
             reason = error.strerror or error
             raise RunError(f"cannot read {self._path}: {reason}; make it readable, or delete it to count anew") from error
-        text += _lines(self._record([file for file in _decoded(old) if keys is None or file.key in keys]), _DECODING)
+        decoded = _decoded(old)
+        if decoded and keys is not None:
+            wanted = {file.key for file in decoded}
+            there = {key for key in keys if key in wanted}
+            decoded = [file for file in decoded if file.key in there]
+        text += _lines(self._record(decoded), _DECODING)
         if not self._writes or text == old:
             return
         try:
