@@ -17,8 +17,8 @@ still 1.27 times as fast (``benchmarks/attention.py``)."""
 def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, bias: Tensor | None = None) -> Tensor:
     """Softmax attention.
 
-    On a CPU in bf16 the fused kernel's backward is slow for short rows, so those take the plain product; everything else takes
-    torch's fused kernel.
+    On a CPU in bf16 the fused kernel's backward is slow for short rows, so those take the plain product when they need one;
+    everything else takes torch's fused kernel.
 
     Args:
         query: (B, H, queries, d).
@@ -31,7 +31,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, bi
     Returns:
         (B, H, queries, d).
     """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= PLAIN_MAX_KEYS:
+    learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if learns and query.device.type == "cpu" and query.dtype == torch.bfloat16 and key.shape[2] <= PLAIN_MAX_KEYS:
         return _plain(query, key, value, allowed, bias)
     mask = allowed
     if bias is not None:
@@ -46,7 +47,9 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, bi
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     if allowed is not None:
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        # Added in place: to fill by a mask that is shared by heads takes several times as long, forward and backward.
+        hidden = torch.zeros(allowed.shape, dtype=scores.dtype, device=scores.device)
+        scores = scores.add_(hidden.masked_fill_(~allowed, torch.finfo(scores.dtype).min))
     weights: Tensor = scores.softmax(-1)
     return weights @ value
 
