@@ -10,7 +10,7 @@ from torch import Tensor
 from bridle.data.batch import Batch, valid_steps
 from bridle.errors import ConfigError
 from bridle.grid import Subset
-from bridle.losses.codes import code_accuracy, code_cross_entropy
+from bridle.losses.codes import code_scores
 from bridle.losses.features import patch_regression
 from bridle.masking import MaskConfig, num_masked
 from bridle.models.encoder import Encoder
@@ -87,12 +87,9 @@ class MaskedCodes(Objective):
             codes = labels_at(self.tokenizer, view, masks.predicted)
         features = self.encoder(view.patches, masks.visible)
         logits = self.head(self.predictor(features, view.patches.grid, masks.visible, masks.predicted))
-        losses = code_cross_entropy(logits, codes, masks.predicted.valid)
-        with torch.no_grad():
-            right = code_accuracy(logits, codes, masks.predicted.valid)
-        return StepOutput(
-            {f"code/{r}": losses[r] for r in range(len(losses))}, {f"accuracy/{r}": right[r] for r in range(len(right))}
-        )
+        scores = code_scores(logits, codes, masks.predicted.valid)
+        losses = {f"code/{r}": loss for r, loss in enumerate(scores.cross_entropy.unbind())}
+        return StepOutput(losses, {f"accuracy/{r}": right for r, right in enumerate(scores.right.unbind())})
 
     def counts(self, batch: Batch, step: int) -> dict[str, int]:
         """Predicted positions, for every level."""
