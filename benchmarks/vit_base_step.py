@@ -2,10 +2,11 @@
 
     python benchmarks/vit_base_step.py [--recipe audio-base] [--clips 4] [--threads 2] [--predictors recipe cross:512:8:16]
 
-Phases cold, encoder (labelled at every step, and with kept labels), tokenizer and regression, in turns; forward, backward, clipping, optimiser, labels included. In the same
-turns the rate of a bf16 product of 1600 x 384 x 1536. "at 2.3" is the step's time on a machine where that product runs at
-2.3 TFLOP/s: wanted are an encoder step of 1.0 s and a tokenizer step of 2.2 s at most. "share" is the step's
-operations (``bridle.flops``) per second over the rate. Two threads want two idle cores. The last line is one JSON document.
+Phases cold, encoder (labelled at every step, and with kept labels), tokenizer and regression, in turns; forward, backward,
+clipping, optimiser, labels included. In the same turns the rate of a bf16 product of 1600 x 384 x 1536. "at 2.3" is the
+step's time on a machine where that product runs at 2.3 TFLOP/s: wanted are an encoder step of 1.0 s and a tokenizer step of
+2.2 s at most. "share" is the step's operations (``bridle.flops``) per second over the rate. Two threads want two idle
+cores. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ REFERENCE = 2.3e12
 """Operations per second of the machine that the goals are stated for."""
 GOALS = {"cold": 1.0, "encoder": 1.0, "kept labels": 1.0, "tokenizer": 2.2}
 PHASES = (*KINDS, "kept labels")
-"""``kept labels``: the encoder phase where clips are the same in every epoch, so that the tokenizer has looked at them before."""
+"""``kept labels``: the encoder phase where clips are the same in every epoch, so that the tokenizer has looked before."""
 
 
 def operations(config: RunConfig, kind: str) -> int:
