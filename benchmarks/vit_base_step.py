@@ -45,10 +45,13 @@ def operations(config: RunConfig, kind: str) -> int:
 
 
 def with_predictor(config: RunConfig, text: str) -> RunConfig:
-    """The recipe with its own predictor (``recipe``) or with one of ``kind:width:depth:heads``."""
+    """The recipe with its own predictor (``recipe``) or with one of ``kind:width:depth:heads``, perhaps with ``:share`` of the
+    masked patches that it predicts.
+    """
     if text == "recipe":
         return config
-    kind, width, depth, heads = text.split(":")
+    kind, width, depth, heads, *share = text.split(":")
+    config = replace(config, masks=replace(config.masks, predict_ratio=float(share[0]) if share else 1.0))
     sizes = {"width": int(width), "depth": int(depth), "heads": int(heads)}
     return replace(config, predictor=replace(config.predictor, kind=kind, window=0, **sizes))
 
@@ -89,7 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="audio-base")
     parser.add_argument(
-        "--predictors", nargs="+", default=["recipe", "cross:512:8:16"], metavar="recipe|KIND:WIDTH:DEPTH:HEADS"
+        "--predictors",
+        nargs="+",
+        default=["recipe", "cross:512:8:16", "cross:512:4:16:0.5"],
+        metavar="recipe|KIND:WIDTH:DEPTH:HEADS[:SHARE]",
     )
     parser.add_argument("--phases", nargs="+", default=list(PHASES), choices=PHASES)
     parser.add_argument("--clips", type=int, default=4)
