@@ -203,11 +203,20 @@ def test_leaving_at_once_leaves_no_process_behind(how: str, tone_folder: Path, t
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        while not all(is_pending(worker, signal.SIGTERM) for worker in workers):  # the first was seen, and handed on
+            assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
     status, _, error = ended(process)
     assert (status, error) == ((-9, "") if how == "SIGKILL" else (130, "bridle: interrupted\n"))
     assert_all_gone(workers)
+
+
+def is_pending(process: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process to go on."""
+    status = Path(f"/proc/{process}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def test_a_stop_before_there_is_anything_to_save(tone_folder: Path, tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_pretrain_is_the_function_also_after_its_module_was_imported():
     module = importlib.import_module("bridle.pretraining")
     assert isinstance(module, types.ModuleType)
     assert bridle.pretrain is module.pretrain
-    code = "import bridle; from bridle.engine.parts import Outcome; from bridle import pretrain; print(pretrain, bridle.pretrain)"
+    code = (
+        "import bridle; from bridle.engine.parts import Outcome; from bridle import pretrain; print(pretrain, bridle.pretrain)"
+    )
     assert python(code).count("<function pretrain") == 2
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -212,6 +213,9 @@ def _claimed(path: Path) -> Iterator[bool]:
         except OSError:
             pass
         else:
+            if not lock.exists() or lock.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                yield False  # another has finished the part, and removed the lock that this one waited for
+                return
             for stale in path.parent.glob(f".tmp-{path.name}-*"):
                 stale.unlink(missing_ok=True)
         try:

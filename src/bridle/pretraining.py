@@ -9,6 +9,7 @@ import torch
 
 from bridle import distributed
 from bridle.data.dataset import ClipDataset
+from bridle.data.entries import Manifest
 from bridle.data.loaders import build_loader
 from bridle.engine.parts import Outcome, Parts, epoch_order
 from bridle.engine.training import Training
@@ -17,7 +18,7 @@ from bridle.objectives.base import Objective
 from bridle.phases import Phase
 from bridle.probing import FrozenProbe, ProbeConfig
 from bridle.run import RunConfig, RunFolder
-from bridle.settings import check_folder, keep_manifest, resolve, run_manifest
+from bridle.settings import check_folder, keep_files, resolve, run_files
 from bridle.train.reporter import Reporter, Silent
 
 
@@ -53,29 +54,21 @@ def pretrain(
         TrainingError: gradients stay non-finite.
     """
     reporter = reporter if reporter is not None and distributed.rank() == 0 else Silent()
-    parts = prepare(config, sources, Path(out), resume=resume, device=device or distributed.default_device(), reporter=reporter)
-    return Training(parts, [FrozenProbe(parts.config, probe, parts.device)] if probe is not None else []).execute()
-
-
-def prepare(
-    config: RunConfig,
-    sources: str | Path | Sequence[str | Path],
-    out: Path,
-    *,
-    resume: bool,
-    device: torch.device,
-    reporter: Reporter,
-) -> Parts:
-    """All that :func:`pretrain` does before the first step; the arguments and errors are its."""
-    folder = RunFolder(out)
+    folder = RunFolder(Path(out))
     check_folder(folder, resume)
     if resume and not folder.exists():
         reporter.message(f"no run in {folder.path} yet: it begins")
-    manifest = run_manifest(folder, sources, config.medium)
+    files = run_files(folder, sources, config.medium)
+    parts = prepare(config, files.manifest, folder, device or distributed.default_device(), reporter)
+    keep_files(folder, sources, files)
+    return Training(parts, [FrozenProbe(parts.config, probe, parts.device)] if probe is not None else []).execute()
+
+
+def prepare(config: RunConfig, manifest: Manifest, folder: RunFolder, device: torch.device, reporter: Reporter) -> Parts:
+    """What :func:`pretrain` trains: the settings are resolved, and written to the folder of a new run; errors are its."""
     minutes = float(manifest.durations.sum()) / 60
     reporter.message(f"{len(manifest)} {config.medium.nouns}" + (f", {minutes:.1f} minutes" if config.medium.timed else ""))
     config = resolve(config, manifest, folder, device)
-    keep_manifest(folder, sources, manifest)
     loader = build_loader(config.clips)
     dataset = ClipDataset(manifest, loader, config.seed)
     order = epoch_order(dataset, config)

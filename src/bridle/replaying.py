@@ -8,17 +8,20 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bridle import distributed
+from bridle.data.index import read_index
 from bridle.data.loaders import build_loader
+from bridle.data.manifest import read_manifest
 from bridle.engine.faults import CHECKPOINT, FOLDER, WEIGHTS, Diagnosis, Fault, diagnose, fault_path, read_fault
 from bridle.engine.training import Training
 from bridle.errors import RunError
-from bridle.networks import Networks, build_objective, load_weights
+from bridle.networks import LATER_NETWORKS, Networks, build_objective, load_weights
 from bridle.pretraining import prepare
-from bridle.run import RunConfig, RunFolder
+from bridle.run import RunFolder
 from bridle.train.checkpoint import load_checkpoint
 from bridle.train.reporter import Reporter, Silent
 from bridle.train.weights import read_weights
@@ -54,20 +57,20 @@ def replay(
     """Forward and backward of a skipped step on its batch, as it was written down in ``RUN/faults``.
 
     The weights are those the fault was seen on, where it could be seen on any when it was written down. Where it could not,
-    they are those of the checkpoint before it, and ``sources`` let the steps in between be repeated first: on a CPU that gives
-    the very weights of that moment. The run itself stays as it is.
+    the steps from the checkpoint before it on are repeated, in a copy of the run: on a CPU that gives the very weights of that
+    moment, unless the run went back to an older checkpoint in between. The run itself stays as it is.
 
     Args:
         run: run folder.
         fault: folder below ``RUN/faults``, or its name.
-        sources: what the run learns from, as for :func:`~bridle.pretraining.pretrain`; needed for repeating only.
+        sources: what the run learns from, for repeating, if it lies elsewhere than when the run began.
         device: defaults to the GPU, else the CPU.
         reporter: told about the steps that are repeated.
 
     Raises:
-        RunError: there is no such fault, it is damaged, of a fine-tuned run, or of other data than the sources; or there are
-            no weights to begin with, and no sources.
-        DataError: no clip of the sources can be read.
+        RunError: there is no such fault, it is damaged, of a fine-tuned run, or of other data than the sources; or the run was
+            asked to stop while steps were repeated.
+        DataError: no clip can be read.
     """
     folder, device = RunFolder(Path(run)), device or distributed.default_device()
     config = folder.read_config()
@@ -80,21 +83,17 @@ def replay(
     if (path / WEIGHTS).is_file():
         networks = Networks(config)
         weights, _ = read_weights(path / WEIGHTS)
-        load_weights(networks, weights, path / WEIGHTS)
+        held = {name.split(".")[0] for name in weights}
+        load_weights(networks, weights, path / WEIGHTS, LATER_NETWORKS - held)
         objective = build_objective(config.plan[known.phase], networks.to(device), config).train()
         found = diagnose(objective, finished, known.phase_step - 1, config.train)
         return Replayed(known, found, known.weights_step, 0, largest)
-    if sources:
-        found, first = _repeat(config, path, known, sources, device, reporter or Silent())
-        return Replayed(known, found, known.step - 1, known.step - 1 - first, largest)
-    raise RunError(
-        f"the fault of step {known.step} did not show on the weights of the time it was written down, and those of "
-        f"step {known.step - 1} are not kept: give --data, so that the steps before it are repeated"
-    )
+    found, first = _repeat(folder, path, known, sources, device, reporter or Silent())
+    return Replayed(known, found, known.step - 1, known.step - 1 - first, largest)
 
 
 def _repeat(
-    config: RunConfig,
+    folder: RunFolder,
     path: Path,
     fault: Fault,
     sources: str | Path | Sequence[str | Path],
@@ -102,6 +101,11 @@ def _repeat(
     reporter: Reporter,
 ) -> tuple[Diagnosis, int]:
     """Do the steps up to the fault again, in a copy of the run that looks at each; returns also the step it begins at."""
+    config = folder.read_config()
+    index = read_index(folder.index).manifest
+    manifest = read_manifest(sources, config.medium) if sources else index
+    if manifest.fingerprint != index.fingerprint:
+        raise RunError(f"the data are not those of {folder.path} (other files or durations); give the same --data, or none")
     with tempfile.TemporaryDirectory(prefix="bridle-replay-") as name:
         copy = RunFolder(Path(name) / "run")
         copy.write_config(config)
@@ -110,10 +114,15 @@ def _repeat(
             first = load_checkpoint(path / CHECKPOINT).step
             shutil.copytree(path / CHECKPOINT, copy.path / "checkpoints" / f"step-{first:08d}")
         # A skipped step changes nothing: who looks right behind it sees the weights it had.
-        train = dataclasses.replace(config.train, log_every_steps=1, checkpoint_every_steps=fault.step, max_rollbacks=0)
-        config = dataclasses.replace(config, train=train)
-        parts = prepare(config, sources, copy.path, resume=True, device=device, reporter=reporter)
-        Training(parts).execute(until=fault.step)
+        looks: dict[str, Any] = {
+            "log_every_steps": 1,
+            "checkpoint_every_steps": fault.step,
+            "max_skipped_in_a_row": fault.step + 1,
+        }
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, **looks))
+        outcome = Training(prepare(config, manifest, copy, device, reporter)).execute(until=fault.step)
+        if outcome.stop_signal:
+            raise RunError(f"asked to stop after step {outcome.step} of {fault.step}; nothing is known of the fault yet")
         again = fault_path(copy.path, fault.step)
         if not again.is_dir():
             return Diagnosis((), ()), first

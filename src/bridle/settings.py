@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 
 from bridle import distributed
 from bridle.config import to_dict
+from bridle.data.entries import Manifest, with_whole_paths
 from bridle.data.index import Index, read_index, save_index
 from bridle.data.loaders import estimate_normalisation, with_normalisation
-from bridle.data.manifest import Manifest, read_manifest
+from bridle.data.manifest import read_manifest
 from bridle.data.medium import Medium
 from bridle.errors import ConfigError, DataError, RunError
 from bridle.paths import check_sources
@@ -33,11 +35,25 @@ def check_folder(folder: RunFolder, resume: bool) -> None:
         raise RunError(f"{folder.path} already holds a run; continue it with --resume or choose another --out")
     if folder.path.exists() and not folder.path.is_dir():
         raise RunError(f"{folder.path} is a file; name a folder for the run with --out")
-    if not folder.exists() and folder.path.exists() and any(folder.path.iterdir()):
+    left = [each for each in folder.path.iterdir() if not each.name.startswith(".tmp-")] if folder.path.exists() else []
+    if not folder.exists() and left:
         raise RunError(f"{folder.path} exists, is not empty and is not a run; choose another --out")
 
 
-def run_manifest(folder: RunFolder, sources: str | Path | Sequence[str | Path], medium: Medium) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of a run.
+
+    Attributes:
+        manifest: they.
+        kept: as they were listed when the run began, and not now.
+    """
+
+    manifest: Manifest
+    kept: bool
+
+
+def run_files(folder: RunFolder, sources: str | Path | Sequence[str | Path], medium: Medium) -> RunFiles:
     """The files of a run: as they were listed when it began, when it goes on with the same sources; else listed now.
 
     What was added to a folder since plays no part then, and what is gone is found when it is decoded.
@@ -51,20 +67,21 @@ def run_manifest(folder: RunFolder, sources: str | Path | Sequence[str | Path], 
             kept = read_index(folder.index)
             known = read_state(checkpoint)["data"] == kept.manifest.fingerprint
             if known and kept.about.get("sources") == _as_given(sources) and _all_there(sources):
-                return kept.manifest
-    return read_manifest(sources, medium)
+                return RunFiles(kept.manifest, kept=True)
+    return RunFiles(read_manifest(sources, medium), kept=False)
 
 
-def keep_manifest(folder: RunFolder, sources: str | Path | Sequence[str | Path], manifest: Manifest) -> None:
-    """Write down the files of a run for :func:`run_manifest`, on rank 0.
+def keep_files(folder: RunFolder, sources: str | Path | Sequence[str | Path], files: RunFiles) -> None:
+    """Write down the files of a run for :func:`run_files`, on rank 0; not those of another set, which are refused later.
 
     Raises:
         RunError: the folder cannot be written.
     """
-    if distributed.rank() == 0:
-        about = {"sources": _as_given(sources)}
-        if not folder.index.is_file() or latest_checkpoint(folder.path) is None:
-            save_index(Index(manifest, about=about), folder.index)
+    if files.kept or distributed.rank() != 0:
+        return
+    checkpoint = latest_checkpoint(folder.path)
+    if checkpoint is None or read_state(checkpoint)["data"] in ("", files.manifest.fingerprint):
+        save_index(Index(with_whole_paths(files.manifest), about={"sources": _as_given(sources)}), folder.index)
 
 
 def _as_given(sources: str | Path | Sequence[str | Path]) -> list[str]:

@@ -13,7 +13,6 @@ import torch
 from reference.faults import After, die, state
 
 from bridle import cli
-from bridle.config import to_yaml
 from bridle.data.batch import Batch
 from bridle.engine import training
 from bridle.engine.faults import MAX_RECORDED, fault_path, read_fault, recorded
@@ -24,7 +23,7 @@ from bridle.objectives.tokenizer import TokenizerDistillation
 from bridle.pretraining import pretrain
 from bridle.recipes import recipe
 from bridle.replaying import replay
-from bridle.run import RunConfig, RunFolder
+from bridle.run import RunConfig
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from bridle.train.reporter import Silent
 
@@ -146,10 +145,16 @@ def test_a_fault_of_weights_that_are_gone_is_repeated_from_the_data(
     fault, _ = read_fault(fault_path(run, 8))
     assert fault.terms == () and fault.weights_step == 5
     assert (fault_path(run, 8) / "checkpoint" / "manifest.json").is_file()
-    with pytest.raises(RunError, match="those of step 7 are not kept: give --data"):
-        replay(run, "step-00000008", device=CPU)
+    other = shutil.copytree(tone_folder, tmp_path / "other")
+    (other / "tone-7.wav").unlink()
+    with pytest.raises(RunError, match="the data are not those of"):
+        replay(run, "step-00000008", [other], device=CPU)
+    assert replay(run, "step-00000008", device=CPU).found.shown, "the run knows its files"
     replayed = replay(run, "step-00000008", [tone_folder], device=CPU)
     assert replayed.found.terms == ("code/0",) and replayed.num_repeated == 2 and replayed.weights_step == 7
+    with pytest.raises(RunError, match="asked to stop after step"):
+        stop = After(1, lambda: signal.raise_signal(signal.SIGTERM))
+        replay(run, "step-00000008", device=CPU, reporter=stop)
     seen[0] = seen[0] + 1  # a fault that does not come again is said not to
     assert not replay(run, "step-00000008", [tone_folder], device=CPU).found.shown
     assert cli.main(["replay", str(run), "step-00000008", "--data", str(tone_folder), "--device", "cpu"]) == 1
@@ -238,6 +243,47 @@ def test_a_run_that_goes_back_too_often_stops_and_keeps_its_good_checkpoint(
     assert [path.name[-2:] for path in recorded(run)] == ["07", "09", "11"], "the first step of each row"
 
 
+@pytest.mark.parametrize("num_checkpoints", [1, 2])
+def test_stops_amid_a_row_keep_the_good_checkpoint(
+    num_checkpoints: int, tone_folder: Path, tmp_path: Path, poison: Any
+) -> None:
+    poison(range(7, 15))
+    run, config = tmp_path / "run", debug("cold:18steps", max_skipped_in_a_row=8, num_checkpoints=num_checkpoints)
+    for steps in (8, 2, 2):
+        stopped = After(steps, lambda: signal.raise_signal(signal.SIGTERM))
+        assert not train(tone_folder, run, config, resume=run.exists(), reporter=stopped).finished
+    assert state(run)[2]["skipped_in_a_row"] == 6
+    assert train(tone_folder, run, config, resume=True).finished
+    assert state(run)[2]["rollbacks"] == [[14, 5]]
+
+
+def test_lines_count_what_was_skipped_before_a_stop_too(tone_folder: Path, tmp_path: Path, poison: Any) -> None:
+    poison({5, 13, 14})
+    config = debug("cold:20steps", log_every_steps=10, checkpoint_every_steps=4)
+    assert train(tone_folder, tmp_path / "whole", config).finished
+    assert [line["skipped"] for line in state(tmp_path / "whole")[3]] == [1, 2]
+    for after in (6, 15):
+        run = tmp_path / f"run {after}"
+        stopped = After(after, lambda: signal.raise_signal(signal.SIGTERM))
+        assert not train(tone_folder, run, config, reporter=stopped).finished
+        assert train(tone_folder, run, config, resume=True).finished
+        assert_equal_state(run, tmp_path / "whole")
+        assert state(run)[3] == state(tmp_path / "whole")[3]
+
+
+def test_faults_of_a_call_without_a_checkpoint_are_not_those_of_the_next(
+    tone_folder: Path, tmp_path: Path, poison: Any
+) -> None:
+    poison({2})
+    run, config = tmp_path / "run", debug("cold:6steps")
+    with pytest.raises(SystemExit):
+        train(tone_folder, run, config, reporter=After(3, die))
+    assert [path.name for path in recorded(run)] == ["step-00000002"]
+    poison({3})
+    assert train(tone_folder, run, dataclasses.replace(config, seed=1), resume=True).finished
+    assert [path.name for path in recorded(run)] == ["step-00000003"]
+
+
 def test_no_more_faults_are_kept_than_a_run_may(tone_folder: Path, tmp_path: Path, poison: Any) -> None:
     poison(range(1, 20, 2))
     listener = Listener()
@@ -263,4 +309,3 @@ def test_what_is_no_fault_is_refused_in_one_line(tone_folder: Path, tmp_path: Pa
     with pytest.raises(RunError, match="reads no pickles"):
         replay(run, fault, device=CPU)
     assert json.loads(text)["keys"]
-    RunFolder(run).config.write_text(to_yaml(debug()).replace("recipe: audio-debug", "recipe: other"))

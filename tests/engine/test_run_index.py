@@ -44,14 +44,40 @@ def test_a_resumed_run_lists_nothing_and_takes_no_notice_of_what_was_added(
     assert all(torch.equal(value, ours[0][name]) for name, value in theirs[0].items())
 
 
+def test_a_run_that_began_with_a_relative_path_goes_on_from_anywhere(
+    tone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds = shutil.copytree(tone_folder, tmp_path / "here" / "sounds")
+    monkeypatch.chdir(tmp_path / "here")
+    pretrain(SHORT, ["sounds"], tmp_path / "run", device=CPU)
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    outcome = pretrain(LONG, [sounds], tmp_path / "run", resume=True, device=CPU)
+    assert outcome.finished and outcome.num_bad_files == 0
+    assert {Path(entry.path).parent for entry in read_index(RunFolder(tmp_path / "run").index).manifest.entries} == {sounds}
+
+
+def test_a_refused_call_leaves_the_list_as_it_was(tone_folder: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    pretrain(SHORT, [tone_folder], run.path, device=CPU)
+    run.index.unlink()
+    other = shutil.copytree(tone_folder, tmp_path / "other")
+    (other / "tone-7.wav").unlink()
+    with pytest.raises(RunError, match="data are not those of the run"):
+        pretrain(LONG, [other], run.path, resume=True, device=CPU)
+    assert not run.index.exists()
+
+
 def test_files_are_listed_anew_where_the_list_does_not_tell(tone_folder: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     pretrain(SHORT, [tone_folder], run.path, device=CPU)
     moved = shutil.copytree(tone_folder, tmp_path / "moved")
     assert pretrain(LONG, [moved], run.path, resume=True, device=CPU).finished  # the same files elsewhere
-    (moved / "tone-7.wav").unlink()
+    assert read_index(run.index).about == {"sources": [str(moved)]}
+    fewer = shutil.copytree(tone_folder, tmp_path / "fewer")
+    (fewer / "tone-7.wav").unlink()
     with pytest.raises(RunError, match="data are not those of the run"):
-        pretrain(LONG, [moved], run.path, resume=True, device=CPU)
+        pretrain(LONG, [fewer], run.path, resume=True, device=CPU)
     content = bytearray(run.index.read_bytes())
     content[len(content) // 2] ^= 255
     run.index.write_bytes(content)

@@ -2,16 +2,22 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from reference.configs import normalised
 from reference.faults import After, state
 from reference.processes import run_tasks, task
 
+from bridle.data.dataset import ClipDataset
+from bridle.data.loaders import build_loader
+from bridle.data.manifest import read_manifest
 from bridle.engine import training
 from bridle.engine.faults import fault_path, read_fault
+from bridle.engine.parts import epoch_order
 from bridle.errors import TrainingError
 from bridle.inference import load
 from bridle.pretraining import pretrain
@@ -100,6 +106,49 @@ def test_one_two_one_processes_divided_or_not(alone: Path, tone_folder: Path, tm
         assert pretrain(debug(), [tone_folder], runs[name], resume=True, device=CPU).finished
         assert_close_runs(runs[name], alone)
     assert load(runs["divided"]).fingerprint == json.loads(_header(runs["divided"]))["fingerprint"]
+
+
+def test_divided_with_micro_batches_of_unequal_shares_and_with_phases_added(tone_folder: Path, tmp_path: Path) -> None:
+    """Eight clips in batches that two ranks share as 2 and 1: three micro-batches are more than either has."""
+    broken = shutil.copytree(tone_folder, tmp_path / "sounds")
+    settings = {"num_micro_batches": 3, "max_bad_fraction": 0.5}
+    whole = debug(**settings)
+    first = dataclasses.replace(whole, phases="cold:5steps, tokenizer:5steps")
+    divided, shorter = (
+        dataclasses.replace(config, train=dataclasses.replace(config.train, sharding="full")) for config in (whole, first)
+    )
+    runs = {name: tmp_path / name for name in ("alone", "divided", "added", "amid")}
+    (broken / "tone-3.wav").write_bytes((broken / "tone-3.wav").read_bytes()[:60])
+    pretrain(whole, [broken], runs["alone"], device=CPU)
+    tasks = [
+        task(divided, broken, runs["divided"]),
+        task(shorter, broken, runs["added"]),
+        task(divided, broken, runs["added"]),
+        task(shorter, broken, runs["amid"], stop_after=7),
+        task(divided, broken, runs["amid"]),
+    ]
+    assert [each["step"] for each in run_tasks(2, tmp_path / "job", tasks)] == [18, 10, 18, 7, 18]
+    assert_close_runs(runs["divided"], runs["alone"])
+    for name in ("added", "amid"):
+        assert_equal_weights(runs[name], runs["divided"])
+
+
+def test_the_rank_whose_clips_are_at_fault_writes_them_down(tone_folder: Path, tmp_path: Path) -> None:
+    plain = dataclasses.replace(debug(), phases="cold:6steps")
+    divided = dataclasses.replace(plain, train=dataclasses.replace(plain.train, sharding="full"))
+    runs = [tmp_path / "plain", tmp_path / "divided"]
+    tasks = [task(each, tone_folder, run, spoilt=[3], rank=1) for each, run in zip((plain, divided), runs, strict=True)]
+    run_tasks(2, tmp_path / "job", tasks)
+    order = epoch_order(*_clips(tone_folder, plain))
+    clips = order.batches(2 // order.steps_per_epoch)[2 % order.steps_per_epoch][1::2]
+    for run in runs:
+        fault, batch = read_fault(fault_path(run, 3))
+        assert fault.terms == ("code/0",) and batch.indices.tolist() == clips
+
+
+def _clips(folder: Path, config: RunConfig) -> tuple[ClipDataset, RunConfig]:
+    config = normalised(config, 0.0, 1.0)
+    return ClipDataset(read_manifest(folder), build_loader(config.clips), config.seed), config
 
 
 def test_several_processes_skip_record_and_go_back_together(tone_folder: Path, tmp_path: Path) -> None:

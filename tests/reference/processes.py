@@ -25,7 +25,7 @@ forward, spoilt = MaskedCodes.forward, set()
 
 def sometimes(self, batch, step):
     output = forward(self, batch, step)
-    if step + 1 in spoilt:
+    if step + 1 in spoilt and rank in (-1, distributed.rank()):
         output.losses["code/0"] = output.losses["code/0"] * torch.nan
     return output
 
@@ -35,19 +35,27 @@ with distributed.process_group():
         reporter = After(task["stop_after"], lambda: signal.raise_signal(signal.SIGTERM)) if task["stop_after"] else None
         spoilt.clear()
         spoilt.update(task["spoilt"])
+        rank = task["rank"]
         config = from_dict(RunConfig, task["config"])
         outcome = pretrain(config, [task["data"]], task["out"], resume=True, reporter=reporter, device=torch.device("cpu"))
         print(json.dumps(dataclasses.asdict(outcome))) if distributed.rank() == 0 else None
 """
 
 
-def task(config: Any, data: Path, out: Path, stop_after: int = 0, spoilt: Sequence[int] = ()) -> dict[str, Any]:
+def task(config: Any, data: Path, out: Path, stop_after: int = 0, spoilt: Sequence[int] = (), rank: int = -1) -> dict[str, Any]:
     """A run that is begun or resumed; with ``stop_after``, rank 0 gets SIGTERM after so many steps of this call. The loss of
-    codes is NaN in the steps ``spoilt`` of each phase, counted from 1.
+    codes is NaN in the steps ``spoilt`` of each phase, counted from 1, on one rank or on all.
     """
     from bridle.config import to_dict
 
-    return {"config": to_dict(config), "data": str(data), "out": str(out), "stop_after": stop_after, "spoilt": list(spoilt)}
+    return {
+        "config": to_dict(config),
+        "data": str(data),
+        "out": str(out),
+        "stop_after": stop_after,
+        "spoilt": list(spoilt),
+        "rank": rank,
+    }
 
 
 def run_tasks(num_processes: int, folder: Path, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from bridle.masking import MaskConfig
 from bridle.objectives.tokenizer import TokenizerDistillation
 from bridle.optim.groups import OptimConfig, build_adamw
 from bridle.train.loop import Diverged, PhaseSpec, TrainConfig, is_due, resolve_precision, train_phase, train_step
-from bridle.train.skipped import Skipped, SkippedSteps
+from bridle.train.skipped import Skipped, SkippedState, SkippedSteps
 
 MASKS = MaskConfig(mask_ratio=0.75)
 
@@ -36,7 +36,7 @@ class Recorder:
     def skipped(self, found: Skipped) -> None:
         self.skips.append(found)
 
-    def checkpoint(self, step: int, optimizer: torch.optim.Optimizer, skipped_in_a_row: int) -> None:
+    def checkpoint(self, step: int, optimizer: torch.optim.Optimizer, skipped: SkippedState) -> None:
         self.checkpoints.append(step)
 
     def should_stop(self, step: int) -> bool:
@@ -130,7 +130,7 @@ def test_skipped_steps_are_told_before_a_checkpoint_is_written_and_count_on_over
 def test_skipped_steps_are_counted_as_a_plain_list_would() -> None:
     flags = [0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0, 1]
     for every in (1, 2, 5, 12):
-        steps, told, row = SkippedSteps(in_a_row=2), [], 2
+        steps, told, row = SkippedSteps(SkippedState(in_a_row=2)), [], 2
         for step, flag in enumerate(flags, 1):
             steps.add(step, torch.tensor(float(flag)))
             row = row + 1 if flag else 0

@@ -13,6 +13,7 @@ from rich.text import Text
 from bridle.commands.arguments import Run, parse
 from bridle.commands.display import ProgressReporter, console, table
 from bridle.commands.writing import Device
+from bridle.files import as_utf8
 from bridle.paths import check_run
 
 if TYPE_CHECKING:
@@ -24,17 +25,17 @@ _DESCRIPTION = """Do a step again that was skipped because its gradient was not 
   its batch, and the weights it shows on. Says which loss and which gradients
   are not finite, and how large the clips' values are. Nothing in RUN changes.
   Where the fault did not show on the weights of the time it was written down,
-  --data repeats the steps before it; on a CPU that is exact.
+  the steps before it are repeated from a checkpoint; on a CPU that is exact.
   Exit status: 0 when the fault shows again, 1 when not.
 
 examples:
   bridle replay runs/first step-00000123
-  bridle replay runs/first step-00000123 --data recordings/
+  bridle replay runs/first step-00000123 --data recordings/   # moved since
 """
 
 Fault = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FAULT", help="Folder below RUN/faults, or its name.")]
 Sources = Annotated[
-    tuple[str, ...], tyro.conf.arg(metavar="DATA", help="What the run learns from; for repeating the steps before the fault.")
+    tuple[str, ...], tyro.conf.arg(metavar="DATA", help="What the run learns from, if it was moved since the run began.")
 ]
 
 
@@ -69,7 +70,7 @@ def _say(replayed: Replayed) -> None:
         Text(f"step {fault.step}, on the weights after step {replayed.weights_step}{repeated}: {replayed.found}"),
         soft_wrap=True,
     )
-    rows = [(key, f"{size:.4g}") for key, size in zip(fault.keys, replayed.largest_input, strict=False)]
+    rows = [(as_utf8(key), f"{size:.4g}") for key, size in zip(fault.keys, replayed.largest_input, strict=False)]
     console().print(table("clips of the batch", ("key", "largest value"), rows[:_SHOWN_CLIPS]))
     if len(rows) > _SHOWN_CLIPS:
         console().print(f"and {len(rows) - _SHOWN_CLIPS} more")

@@ -61,8 +61,10 @@ class Batch:
         return dataclasses.replace(self, inputs=self.inputs.to(device, non_blocking=True))
 
     def split(self, count: int) -> list[Batch]:
-        """Up to ``count`` micro-batches of every ``count``-th clip; at least one, which holds the bad files."""
-        parts = [slice(start, None, count) for start in range(max(1, min(count, len(self))))]
+        """``count`` micro-batches of every ``count``-th clip, some perhaps of no clip: as many on every rank, whose share of
+        a batch may be smaller. The first holds the bad files.
+        """
+        parts = [slice(start, None, count) for start in range(count)]
         return [
             Batch(
                 self.inputs[part],

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from bridle.data.dataset import LoadedClip
@@ -79,13 +78,13 @@ class ClipCache:
         return clip
 
     def _from_folder(self, folder: Path, entry: Entry, decode: Callable[[], LoadedClip]) -> LoadedClip:
-        digest = hashlib.sha256(f"{self._settings}\0{_identity(entry)}".encode("utf-8", "surrogateescape")).hexdigest()
+        digest = hashlib.sha256(f"{self._settings}\0{file_identity(entry)}".encode("utf-8", "surrogateescape")).hexdigest()
         path = folder / digest[:2] / f"{digest[2:32]}.safetensors"
         try:
             return _read(path)
-        except (OSError, SafetensorError, ValueError, KeyError):  # not there, or half of a disk's memory of it
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):  # not there, or half of a disk's memory of it
             clip = decode()
-        header = {"start_seconds": repr(clip.start_seconds), "aspect": repr(clip.aspect), "crc32": str(_checksum(clip.inputs))}
+        header = {"start_seconds": repr(clip.start_seconds), "aspect": repr(clip.aspect), "crc32": str(_checksum(clip))}
         try:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, save({"inputs": clip.inputs.contiguous()}, header))
@@ -99,7 +98,7 @@ class ClipCache:
         return self._gigabytes * 1e9 / (worker.num_workers if worker is not None else 1)
 
 
-def _identity(entry: Entry) -> str:
+def file_identity(entry: Entry) -> str:
     """Changes with the file behind an entry, as far as that can be seen without reading it."""
     changed = ""
     if os.path.isfile(entry.path):  # noqa: PTH113 - asked for every clip
@@ -112,10 +111,12 @@ def _read(path: Path) -> LoadedClip:
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         inputs = file.get_tensor("inputs").clone()
-    if _checksum(inputs) != int(header["crc32"]):
+    clip = LoadedClip(inputs, float(header["start_seconds"]), float(header["aspect"]))
+    if _checksum(clip) != int(header["crc32"]):
         raise ValueError("the file has changed since it was written")
-    return LoadedClip(inputs, float(header["start_seconds"]), float(header["aspect"]))
+    return clip
 
 
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+def _checksum(clip: LoadedClip) -> int:
+    content = zlib.crc32(clip.inputs.contiguous().view(torch.uint8).numpy().tobytes())
+    return zlib.crc32(f"{clip.start_seconds!r} {clip.aspect!r}".encode(), content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -239,3 +240,14 @@ class Manifest:
         while text := "".join(islice(lines, _LINES_AT_ONCE)):
             digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:16]
+
+
+def with_whole_paths(manifest: Manifest) -> Manifest:
+    """The manifest with the local paths of its entries made absolute, so that it can be used from any folder."""
+    entries = Entries.of(manifest.entries)
+    far = ("://", huggingface.PREFIX)
+    if all(path.startswith("/") or far[0] in path or path.startswith(far[1]) for path in entries.paths):
+        return manifest
+    paths = (path if far[0] in path or path.startswith(far[1]) else os.path.abspath(path) for path in entries.paths)  # noqa: PTH100
+    columns = (entries.offsets, entries.sizes, entries.durations, entries.rates, entries.found)
+    return replace(manifest, entries=Entries(entries.keys, Names.of(paths), *columns))

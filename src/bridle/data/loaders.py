@@ -32,6 +32,10 @@ def build_loader(config: ClipConfig) -> Loader:
     return VideoLoader(config) if isinstance(config, VideoConfig) else ImageLoader(config)
 
 
+PASSING = frozenset({"cache_gigabytes", "cache_folder", "max_decode_seconds", "max_pixels"})
+"""Settings of clips that change no value: of memory and of time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Normalisation:
     """Mean and standard deviation of each channel's values over ``num_clips`` clips."""
@@ -51,8 +55,7 @@ def with_normalisation(config: ClipConfig, mean: tuple[float, ...], std: tuple[f
 def content_settings(config: ClipConfig) -> dict[str, Any]:
     """The settings that change what a model makes of a file: not those of augmentation, of memory and of time."""
     augmenting = {"shift", "gain", "mask_frames", "mask_mels", "decode_size", "scale", "ratio", "flip", "rand_augment", "erase"}
-    passing = augmenting | {"cache_gigabytes", "cache_folder", "max_decode_seconds", "max_pixels"}
-    return {name: value for name, value in told(config).items() if name not in passing}
+    return {name: value for name, value in told(config).items() if name not in augmenting | PASSING}
 
 
 def plain(config: ClipConfig) -> ClipConfig:

@@ -149,6 +149,8 @@ def write_fault(run: Path, fault: Fault, batch: Batch, weights: Mapping[str, Ten
             shutil.copytree(weights, temporary / CHECKPOINT, copy_function=_link)
         elif weights is not None:
             save_file(storable(weights), temporary / WEIGHTS)
+        for file in temporary.glob("*.safetensors"):
+            fsync(file)
         write_atomically(temporary / "fault.json", json.dumps(asdict(fault), indent=1))
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)

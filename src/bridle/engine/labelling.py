@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from bridle import distributed
 from bridle.config import told
 from bridle.data.batch import Batch
+from bridle.data.cache import file_identity
+from bridle.data.loaders import PASSING
 from bridle.engine.parts import Parts
 from bridle.errors import RunError
 from bridle.files import write_atomically
@@ -44,7 +46,13 @@ def empty_store(parts: Parts, tokenizer: RandomTokenizer | Tokenizer, num_epochs
 
 
 @torch.no_grad()
-def fill(store: LabelStore, parts: Parts, tokenizer: RandomTokenizer | Tokenizer, batches: Iterable[Batch]) -> None:
+def fill(
+    store: LabelStore,
+    parts: Parts,
+    tokenizer: RandomTokenizer | Tokenizer,
+    batches: Iterable[Batch],
+    stop: Callable[[], bool],
+) -> bool:
     """Take the codes of every clip that is the same in every epoch, or read those of the same tokenizer, settings and files
     that the run's folder keeps. A collective.
 
@@ -53,15 +61,21 @@ def fill(store: LabelStore, parts: Parts, tokenizer: RandomTokenizer | Tokenizer
         parts: of the run.
         tokenizer: frozen, on the run's device.
         batches: this rank's share of an epoch, finished.
+        stop: asked at every batch.
+
+    Returns:
+        False when any rank was asked to stop; the store is of no use then.
     """
     path, wanted = parts.folder.path / FILE_NAME, _fingerprint(parts, tokenizer)
     kept = _read(path, wanted, store)
     if all(distributed.gather_objects(kept)):
-        return
+        return True
     store.known.zero_()
     entries, loader, config = parts.manifest.entries, parts.dataset.loader, parts.config
     rows, codes = [], []
     for batch in batches:
+        if distributed.any_rank(stop(), parts.device):
+            return False
         pairs = zip(batch.indices.tolist(), batch.aspects.tolist(), strict=True)
         fixed = torch.tensor([loader.is_fixed(entries[row], aspect) for row, aspect in pairs], dtype=torch.bool)
         if not bool(fixed.any()):
@@ -79,6 +93,7 @@ def fill(store: LabelStore, parts: Parts, tokenizer: RandomTokenizer | Tokenizer
     store.put(_gathered(own_rows, parts), found)
     if distributed.rank() == 0:
         _write(path, wanted, store, parts)
+    return True
 
 
 def _gathered(own: Tensor, parts: Parts) -> Tensor:
@@ -89,7 +104,10 @@ def _gathered(own: Tensor, parts: Parts) -> Tensor:
 def _fingerprint(parts: Parts, tokenizer: RandomTokenizer | Tokenizer) -> str:
     """Changes with anything that a clip's codes depend on."""
     config = parts.config
-    digest = hashlib.sha256(json.dumps([parts.data, config.train.precision, told(config.clips)], sort_keys=True).encode())
+    clips = {name: value for name, value in told(config.clips).items() if name not in PASSING}
+    digest = hashlib.sha256(json.dumps([parts.data, config.train.precision, clips], sort_keys=True).encode())
+    for entry in parts.manifest.entries:
+        digest.update(file_identity(entry).encode("utf-8", "surrogateescape"))
     for name, value in sorted(tokenizer.state_dict().items()):
         tensor = value.detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

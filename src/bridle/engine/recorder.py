@@ -13,6 +13,7 @@ from bridle.data.batch import Batch
 from bridle.engine.faults import MAX_RECORDED, Diagnosis, Fault, diagnose, fault_path, recorded, write_fault
 from bridle.engine.parts import Parts
 from bridle.errors import RunError
+from bridle.files import as_utf8
 from bridle.objectives.base import Objective
 from bridle.wording import first_of
 
@@ -59,7 +60,10 @@ class FaultRecorder:
         keys = tuple(parts.manifest.entries[row % len(parts.manifest)].key for row in batch.indices.tolist())
         shares = distributed.gather_objects((found, keys))
         weights = self._weights() if any(each.shown for each, _ in shares) else {}
-        owner = next((rank for rank, (each, _) in enumerate(shares) if each.shown), 0)
+        # Gradients of divided parameters are of all ranks; losses are of a rank's own clips.
+        showing = [rank for rank, (each, _) in enumerate(shares) if each.terms]
+        showing += [rank for rank, (each, _) in enumerate(shares) if each.shown]
+        owner = showing[0] if showing else 0
         failure = None
         if owner == distributed.rank():
             fault = Fault(place.step, place.phase, place.phase_step, keys, found.terms, found.parameters, weights_step)
@@ -82,5 +86,5 @@ class FaultRecorder:
         what = str(found) if found.shown else "on the weights of now its losses and gradients are finite"
         parts.reporter.message(
             f"step {place.step}: the gradient is not finite; the step is skipped. {what}. "
-            f"Clips {first_of(keys, _SHOWN_CLIPS)}. {where}"
+            f"Clips {first_of(tuple(map(as_utf8, keys)), _SHOWN_CLIPS)}. {where}"
         )

@@ -62,17 +62,18 @@ def is_imported(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.state["data"] == "")
 
 
-def good_checkpoint(run: Path) -> Path | None:
-    """The newest whole checkpoint that was not written amid skipped steps; None when there is none."""
-    return next((path for path in whole_checkpoints(run) if not read_state(path).get("skipped_in_a_row", 0)), None)
+def good_checkpoint(run: Path, at_most: int) -> Path | None:
+    """The newest whole checkpoint of steps up to ``at_most``, not written amid skipped ones; None when there is none."""
+    return next((path for path in whole_checkpoints(run, at_most) if not read_state(path).get("skipped_in_a_row", 0)), None)
 
 
-def go_back(networks: Networks, run: Path, start: dict[str, Tensor] | None) -> Checkpoint | None:
+def go_back(networks: Networks, run: Path, step: int, start: dict[str, Tensor] | None) -> Checkpoint | None:
     """Give the networks the weights of the newest good checkpoint, or those of the start of the run. A collective.
 
     Args:
         networks: of the run.
         run: its folder.
+        step: finished steps of the run.
         start: weights before the first step of a run that has no checkpoint yet.
 
     Returns:
@@ -82,7 +83,7 @@ def go_back(networks: Networks, run: Path, start: dict[str, Tensor] | None) -> C
         RunError: all checkpoints were written amid skipped steps.
     """
     distributed.barrier()
-    path = good_checkpoint(run)
+    path = good_checkpoint(run, step)
     if path is not None:
         checkpoint = load_checkpoint(path)
         load_weights(networks, checkpoint.weights, path)

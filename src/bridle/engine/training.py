@@ -17,9 +17,9 @@ from bridle import distributed
 from bridle.data.batch import Batch
 from bridle.data.dataset import batch_loader
 from bridle.data.lasting import lasting
-from bridle.data.quarantine import BadFile, Quarantine
 from bridle.engine.faults import FOLDER
 from bridle.engine.labelling import empty_store, fill
+from bridle.engine.logbook import Logbook, raise_on_all
 from bridle.engine.parts import PREPARE_BATCHES, Examination, Outcome, Parts, optimiser_settings, rate_scale
 from bridle.engine.recorder import FaultRecorder, Place
 from bridle.engine.restoring import copied_optimizer, go_back, good_checkpoint, is_imported, newest, restore, restore_optimizer
@@ -28,16 +28,14 @@ from bridle.networks import Networks, model_fingerprint, renew, start_tokenizer
 from bridle.objectives.masked import MaskedCodes
 from bridle.optim.groups import build_adamw
 from bridle.phases import has_new_labels
-from bridle.quantize import COLLAPSED_BELOW
 from bridle.randomness import derive_seed
 from bridle.train.agreement import assert_ranks_agree
 from bridle.train.checkpoint import Checkpoint, save_checkpoint
 from bridle.train.history import CallRecorder
 from bridle.train.loop import Diverged, PhaseSpec, is_due, train_phase
-from bridle.train.metrics import MetricsWriter, to_numbers
 from bridle.train.packing import pack_optimizer, pack_rng
 from bridle.train.sharding import full_state, is_divided, shard, write_shards
-from bridle.train.skipped import Skipped
+from bridle.train.skipped import NOTHING_SKIPPED, Skipped, SkippedState
 from bridle.train.stop import StopFlag
 from bridle.wording import count
 
@@ -49,28 +47,15 @@ class Training:
         self.parts, self.examinations = parts, tuple(examinations)
         self.config, self.folder, self.device, self.reporter = parts.config, parts.folder, parts.device, parts.reporter
         self.loader, self.dataset, self.order = parts.dataset.loader, parts.dataset, parts.order
-        manifest, config, folder = parts.manifest, parts.config, parts.folder
-        self.quarantine = Quarantine(
-            folder.quarantine,
-            manifest.num_files,
-            config.train.max_bad_fraction,
-            config.train.max_bad_in_a_row,
-            known=manifest.bad,
-            keys=manifest.keys,
-            writes=distributed.rank() == 0,
-        )
-        self.read: list[tuple[tuple[BadFile, ...], int]] = []
-        self.alarmed = False
-        self.fault: str | None = None
+        self.logbook = Logbook(parts)
         self.networks = parts.networks.to(parts.device)
-        self.sharded = config.train.sharding == "full" and distributed.is_active()
+        self.sharded = self.config.train.sharding == "full" and distributed.is_active()
         self.recorder = FaultRecorder(parts, lambda: full_state(self.networks))
         self.rollbacks: list[list[int]] = []
         self.start: dict[str, Tensor] | None = None
         self.stop = StopFlag()
         self.phase_index = self.first_epoch = self.steps_before = self.last_step = 0
-        self.lengths = [phase.total_steps(self.order.steps_per_epoch) for phase in config.plan]
-        self.writer: MetricsWriter | None = None
+        self.lengths = [phase.total_steps(self.order.steps_per_epoch) for phase in self.config.plan]
 
     def execute(self, until: int | None = None) -> Outcome:
         """Run every phase that is left; with ``until``, stop with a checkpoint after that step of the run."""
@@ -80,8 +65,8 @@ class Training:
         finished, done = True, 0
         self.last_step = checkpoint.step if checkpoint else 0
         with ExitStack() as stack:
+            self.logbook.open(checkpoint.step if checkpoint else None)
             if distributed.rank() == 0:
-                self.writer = MetricsWriter(self.folder.path, checkpoint.step if checkpoint else None)
                 recorder = CallRecorder(self.folder.path, self.device, self.last_step)
                 stack.callback(lambda: recorder.close(self.last_step))
             stack.enter_context(self.stop.installed())
@@ -98,21 +83,21 @@ class Training:
                     finished = finished and not distributed.any_rank(self.stop.signal != 0, self.device)
                 if not finished:
                     break
-        if self.writer:
-            self.writer.close()
-        return Outcome(finished, done, len(self.quarantine), self.stop.signal)
+        self.logbook.close()
+        return Outcome(finished, done, len(self.logbook.quarantine), self.stop.signal)
 
     def _run_phase(self, start: int, checkpoint: Checkpoint | None) -> bool:
         """A phase from step ``start`` on, with the weights, and the optimiser if it is amid the phase, of the checkpoint."""
+        unlogged = 0
         while True:
             try:
-                return self._attempt(start, checkpoint)
+                return self._attempt(start, checkpoint, unlogged)
             except Diverged as error:
-                start, checkpoint = error.step, self._go_back(error)
+                start, checkpoint, unlogged = error.step, self._go_back(error), error.unlogged
 
-    def _attempt(self, start: int, checkpoint: Checkpoint | None) -> bool:
+    def _attempt(self, start: int, checkpoint: Checkpoint | None, unlogged: int) -> bool:
         phase, length = self.config.plan[self.phase_index], self.lengths[self.phase_index]
-        if self.sharded:  # as the phase before left them
+        if any(map(is_divided, self.networks.parameters())):  # as the phase before left them
             self.networks = self._gathered()
         optim = optimiser_settings(self.config, phase)
         if checkpoint is None and phase.kind in ("tokenizer", "joint"):
@@ -124,8 +109,8 @@ class Training:
             self.reporter.message(f"{phase.kind}: codebooks start by k-means")
             seed = derive_seed(self.config.seed, "codebooks", self.phase_index)
             objective.prepare(self._stream(0, PREPARE_BATCHES), seed)
-        if isinstance(objective, MaskedCodes):
-            self._keep_labels(objective)
+        if isinstance(objective, MaskedCodes) and not self._keep_labels(objective):
+            return False
         if self.sharded:
             shard(objective, self.device)
         optimizer = build_adamw(objective, optim, rate_scale(self.config))
@@ -133,24 +118,28 @@ class Training:
             restore_optimizer(optimizer, objective.named_parameters(), checkpoint)
         name = f"{self.phase_index + 1}-{phase.kind}"
         self.reporter.phase(name, self.phase_index + 1, len(self.lengths), length, start)
-        self.phase_name, self.alarmed = name, False
+        self.logbook.phase(name, self.steps_before)
         if start == length:  # the phase's last steps were passed over
-            self.checkpoint(start, optimizer, 0)
+            self.checkpoint(start, optimizer, NOTHING_SKIPPED)
             return True
-        spec, in_a_row = PhaseSpec(name, length, optim), 0
+        spec, before = PhaseSpec(name, length, optim), SkippedState(0, unlogged)
         if checkpoint is not None and checkpoint.state["phase_step"] == start:
-            in_a_row = int(checkpoint.state.get("skipped_in_a_row", 0))
+            kept = (checkpoint.state.get(key, 0) for key in ("skipped_in_a_row", "skipped_unlogged"))
+            before = SkippedState(*map(int, kept))
         return train_phase(
-            spec, objective, optimizer, partial(self._stream, end=length), self, self.config.train, start, in_a_row
+            spec, objective, optimizer, partial(self._stream, end=length), self, self.config.train, start, before
         )
 
-    def _keep_labels(self, objective: MaskedCodes) -> None:
+    def _keep_labels(self, objective: MaskedCodes) -> bool:
+        """False when the run was asked to stop on the way."""
         steps = self.order.steps_per_epoch
         store = empty_store(self.parts, objective.tokenizer, self.lengths[self.phase_index] / steps)
         if store is not None:
             self.reporter.message("labels are taken once: the clips are the same in every epoch")
-            fill(store, self.parts, objective.tokenizer, self._stream(0, steps))
+            if not fill(store, self.parts, objective.tokenizer, self._stream(0, steps), lambda: self.stop.signal != 0):
+                return False
         objective.labels = store
+        return True
 
     def _stream(self, start: int, end: int) -> Iterator[Batch]:
         found = lasting(lambda step: self._batches(step, end - step), start, end, self.reporter.message)
@@ -184,7 +173,7 @@ class Training:
             raise TrainingError(f"{error}; {times}; {self.folder.path / FOLDER} holds their batches") from error
         if self.sharded:
             self.networks = Networks(self.config).to(self.device)
-        checkpoint = go_back(self.networks, self.folder.path, self.start)
+        checkpoint = go_back(self.networks, self.folder.path, self.last_step, self.start)
         step = checkpoint.step if checkpoint else 0
         self.rollbacks.append([self.last_step, step])
         self.reporter.message(
@@ -197,6 +186,8 @@ class Training:
     def _restore(self) -> Checkpoint | None:
         path = newest(self.folder.path)
         if path is None:
+            if distributed.rank() == 0:  # of a call that was killed before its first checkpoint
+                shutil.rmtree(self.folder.path / FOLDER, ignore_errors=True)
             self.start = {name: value.detach().to("cpu", copy=True) for name, value in self.networks.state_dict().items()}
             return None
         checkpoint = restore(self.parts, path, len(self.lengths))
@@ -208,6 +199,7 @@ class Training:
                 state = {**checkpoint.state, "phase_steps": self.lengths}
                 self._save(checkpoint.step, self.networks.state_dict(), copied_optimizer(checkpoint), state)
             distributed.barrier()
+            checkpoint = restore(self.parts, newest(self.folder.path) or path, len(self.lengths))
             if not is_imported(checkpoint):
                 self.reporter.message(f"phases added to the run: {num_added}")
         remembered = checkpoint.state.get("examinations", {})
@@ -230,7 +222,7 @@ class Training:
     def step_done(self, step: int, batch: Batch) -> None:
         """Remember bad files, move the progress bar."""
         self.last_step = self.steps_before + step
-        self.read.append((batch.bad, len(batch)))
+        self.logbook.seen(batch)
         self.reporter.step(step)
         if is_due(self.last_step, self.config.train.check_ranks_every_steps, 0):
             self._agree()
@@ -248,53 +240,27 @@ class Training:
             except BridleError as error:
                 failure = str(error)
         if values and failure is None:
-            failure = self._write(step, values)
+            failure = self.logbook.write(step, values)
             self.reporter.examined(self.last_step, values)
         reasons = [reason for reason in distributed.gather_objects(failure) if reason is not None]
         if reasons and examination.needed:
-            self.fault = reasons[0]  # told when a line is logged, where a checkpoint is written first
+            self.logbook.fault = reasons[0]  # told when a line is logged, where a checkpoint is written first
         elif reasons:
             self.reporter.message(f"{examination.name} at step {self.last_step}: {reasons[0]}")
 
     def log(self, step: int, values: dict[str, Tensor]) -> None:
-        """Write one line of metrics; count the bad files of all ranks, so that all of them stop together."""
-        numbers = {} if self.writer is None else to_numbers([{**values}])[0]  # waits for the device, once, where it is told
-        failure = self._write(step, numbers) or self.fault
-        self._report(numbers)
-        gathered = distributed.gather_objects((self.read, failure))
-        self.read = []
-        for _, reason in gathered:
-            if reason is not None:  # on all ranks, so that none of them waits for the others
-                raise RunError(reason)
-        for ranks in zip(*(read for read, _ in gathered), strict=True):
-            self.quarantine.add([file for bad, _ in ranks for file in bad], sum(good for _, good in ranks))
-
-    def _write(self, step: int, values: dict[str, float]) -> str | None:
-        """A line of metrics, on the rank that writes; the reason if that failed."""
-        if self.writer is None:
-            return None
-        self.writer.write(self.steps_before + step, self.phase_name, values)
-        try:
-            self.writer.flush()
-        except RunError as error:
-            return str(error)
-        return None
-
-    def _report(self, numbers: dict[str, float]) -> None:
-        self.reporter.values(numbers)
-        low = [name for name, value in numbers.items() if name.startswith("perplexity/") and value < COLLAPSED_BELOW]
-        if low and not self.alarmed:
-            self.alarmed = True
-            self.reporter.message(f"ALARM: {', '.join(low)} below {COLLAPSED_BELOW} of K: few codes; if that stays, lower K")
+        """Write one line of metrics, and stop all ranks together when one of them has to."""
+        self.logbook.log(step, values)
 
     def skipped(self, found: Skipped) -> None:
         """Write down and tell what of the steps that begin a row of skipped ones is not finite."""
         for step in found.first:
             batch = next(iter(self._batches(step - 1, 1, num_workers=0)))
             place = Place(self.steps_before + step, self.phase_index, step)
-            self.recorder.record(place, self.objective, batch, self.last_step, good_checkpoint(self.folder.path))
+            before = good_checkpoint(self.folder.path, place.step - 1)
+            self.recorder.record(place, self.objective, batch, self.last_step, before)
 
-    def checkpoint(self, step: int, optimizer: Optimizer, skipped_in_a_row: int) -> None:
+    def checkpoint(self, step: int, optimizer: Optimizer, skipped: SkippedState) -> None:
         """Write a checkpoint; all ranks prove that they hold the same numbers, and wait for it."""
         self._agree()
         weights = full_state(self.networks)
@@ -305,18 +271,30 @@ class Training:
                 shutil.rmtree(shards, ignore_errors=True)
             distributed.barrier()
             write_shards(shards, tensors)
+        failure: str | None = None
         if distributed.rank() == 0:
             state = {"phase": self.phase_index, "phase_step": step, "phase_steps": self.lengths, "data": self.parts.data}
-            state |= {"skipped_in_a_row": skipped_in_a_row, "rollbacks": self.rollbacks}
+            state |= {"skipped_in_a_row": skipped.in_a_row, "skipped_unlogged": skipped.unlogged, "rollbacks": self.rollbacks}
             state |= {"examinations": {each.name: each.state() for each in self.examinations}} if self.examinations else {}
-            self._save(self.steps_before + step, weights, shards if self.sharded else tensors, state)
-        distributed.barrier()
+            spare = good_checkpoint(self.folder.path, self.last_step) if skipped.in_a_row else None
+            try:
+                self._save(self.steps_before + step, weights, shards if self.sharded else tensors, state, spare)
+            except RunError as error:
+                failure = str(error)
+        raise_on_all(failure)
         self.start = None  # there is a checkpoint to go back to now
 
     def _agree(self) -> None:
         assert_ranks_agree({name: value for name, value in self.networks.state_dict().items() if not is_divided(value)})
 
-    def _save(self, step: int, weights: dict[str, Tensor], optimizer: dict[str, Tensor] | Path, state: dict[str, Any]) -> None:
+    def _save(
+        self,
+        step: int,
+        weights: dict[str, Tensor],
+        optimizer: dict[str, Tensor] | Path,
+        state: dict[str, Any],
+        spare: Path | None = None,
+    ) -> None:
         save_checkpoint(
             self.folder.path,
             step,
@@ -324,6 +302,7 @@ class Training:
             optimizer=optimizer,
             state=state,
             keep=self.config.train.num_checkpoints,
+            spare=spare,
             metadata={"fingerprint": model_fingerprint(self.config, weights)},
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _CHUNK_BYTES = 1 << 19
 """Float32 logits that are worked on at once on a CPU: they stay in its cache from the first operation to the last."""
@@ -28,8 +29,8 @@ class CodeScores:
 def code_scores(logits: Tensor, codes: Tensor, valid: Tensor | None) -> CodeScores:
     """Cross-entropy (BEATs, arXiv 2212.09058, eq. 1, for every level) and accuracy of the codes.
 
-    All arithmetic is float32. The gradient is worked out on the way and kept in the dtype of the logits, so their float32 copy,
-    their softmax and its logarithm are never whole in memory.
+    All arithmetic is float32. The gradient is worked out on the way and kept in the dtype of the logits; on a CPU their float32
+    copy, their softmax and its logarithm are never whole in memory. There is no second derivative.
 
     Args:
         logits: (B, M, R, K).
@@ -70,6 +71,7 @@ class _CodeScores(torch.autograd.Function):
         return cross_entropy, correct
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient.view(ctx.shape) * gradients[0].to(gradient.dtype)[:, None], None, None

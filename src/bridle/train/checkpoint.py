@@ -62,6 +62,7 @@ def save_checkpoint(
     optimizer: Mapping[str, Tensor] | Path,
     state: Mapping[str, Any],
     keep: int = 3,
+    spare: Path | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a checkpoint, make it the latest, drop old ones and refresh ``RUN/model.safetensors``.
@@ -76,6 +77,7 @@ def save_checkpoint(
         optimizer: the same; or a folder of shards on the same disk, which is moved.
         state: data that JSON can hold (keys become str, tuples become lists).
         keep: number of whole checkpoints to keep, at least 1.
+        spare: one that is kept besides.
         metadata: strings for the header of the weights, besides ``format``, ``version`` and ``step``.
 
     Returns:
@@ -106,7 +108,7 @@ def save_checkpoint(
             reason = explain_write_error(error, folder, f"checkpoint of step {step}")
             raise RunError(f"{reason}; {_untouched(run, step)}") from error
         raise
-    _prune(run, path, keep)
+    _prune(run, path, keep, spare)
     try:
         write_atomically(run / _WEIGHTS, lambda target: link_or_copy(path / _WEIGHTS, target))
     except OSError as error:
@@ -143,8 +145,8 @@ def latest_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def whole_checkpoints(run: Path) -> Iterator[Path]:
-    """The checkpoints whose files and sizes are as in their manifest, newest first.
+def whole_checkpoints(run: Path, at_most: int) -> Iterator[Path]:
+    """The checkpoints of steps up to ``at_most`` whose files and sizes are as in their manifest, newest first.
 
     Raises:
         RunError: the folder cannot be read.
@@ -154,7 +156,7 @@ def whole_checkpoints(run: Path) -> Iterator[Path]:
         paths = _by_step(folder)
     except OSError as error:
         raise RunError(f"cannot read {folder}: {error.strerror}; make it readable for this user") from error
-    return (path for path in paths if _is_whole(path))
+    return (path for path in paths if _order(path)[0] <= at_most and _is_whole(path))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -295,15 +297,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _prune(run: Path, newest: Path, keep: int) -> None:
+def _prune(run: Path, newest: Path, keep: int, spare: Path | None) -> None:
     """Remove left-overs and all but ``keep`` whole checkpoints: ``newest``, the steps before it, then any after it."""
     folder = newest.parent
-    for stale in (*folder.glob(".tmp-*"), *run.glob(f".tmp-{_WEIGHTS}-*")):
+    for stale in (*folder.glob(".tmp-*"), *run.glob(".tmp-*"), *run.glob("faults/.tmp-*")):  # one process writes to a run
         _remove(stale)
     step = _order(newest)[0]
     others = [path for path in _by_step(folder) if path != newest]
     kept = 1
     for path in sorted(others, key=lambda path: _order(path)[0] > step):
+        if path == spare:
+            continue
         if _order(path)[0] != step and kept < keep:
             kept += _is_whole(path)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -25,7 +25,7 @@ from bridle.objectives.base import Objective, StepOutput
 from bridle.optim.groups import OptimConfig, clip_gradients
 from bridle.optim.schedule import warmup_cosine
 from bridle.train.sharding import is_sharded, whole
-from bridle.train.skipped import Skipped, SkippedSteps
+from bridle.train.skipped import NOTHING_SKIPPED, Skipped, SkippedState, SkippedSteps
 
 Precision = Literal["auto", "fp32", "bf16"]
 Sharding = Literal["none", "full"]
@@ -57,7 +57,7 @@ class TrainConfig:
         max_bad_in_a_row: unreadable files in a row that stop the run.
         max_skipped_in_a_row: steps in a row with non-finite gradients after which the run goes back to a checkpoint.
         sharding: what several processes divide among them: ``none``: the batch alone (DDP); ``full``: weights, gradients and
-            the optimiser's state too (FSDP2), for networks that are too large for one device.
+            the optimiser's state too (FSDP2), where these do not fit into one device; the weights alone must.
         check_ranks_every_steps: steps from one comparison of the processes' weights and codebooks to the next.
         label_cache_gigabytes: memory for the codes that a frozen tokenizer gives to clips that are the same in every epoch, and
             then looks at once; 0 to look at them each time.
@@ -123,13 +123,15 @@ class StepResult:
 class Diverged(TrainingError):
     """So many steps in a row were skipped that going on as before is of no use. ``step`` counts within the phase."""
 
-    def __init__(self, step: int, count: int) -> None:
+    def __init__(self, step: int, state: SkippedState) -> None:
+        count = state.in_a_row
         super().__init__(
             f"{count} steps in a row up to step {step} of the phase had non-finite gradients; lower the learning rate or set "
             "train.precision=fp32, then --resume"
         )
         self.step = step
         self.count = count
+        self.unlogged = state.unlogged
 
 
 class Watcher(Protocol):
@@ -144,7 +146,7 @@ class Watcher(Protocol):
     def log(self, step: int, values: dict[str, Tensor]) -> None:
         """Every ``log_every_steps`` steps, on all ranks, with values still on the device. May raise to stop the run."""
 
-    def checkpoint(self, step: int, optimizer: Optimizer, skipped_in_a_row: int) -> None:
+    def checkpoint(self, step: int, optimizer: Optimizer, skipped: SkippedState) -> None:
         """When a checkpoint is due."""
 
     def should_stop(self, step: int) -> bool:
@@ -164,7 +166,7 @@ def train_phase(
     watcher: Watcher,
     config: TrainConfig,
     start_step: int = 0,
-    skipped_in_a_row: int = 0,
+    before: SkippedState = NOTHING_SKIPPED,
 ) -> bool:
     """Run a phase from ``start_step`` to its end.
 
@@ -176,7 +178,7 @@ def train_phase(
         watcher: told about steps, values and checkpoints.
         config: precision, accumulation and periods.
         start_step: steps of the phase already done.
-        skipped_in_a_row: of the steps already done, the last ones.
+        before: which of the steps already done were skipped.
 
     Returns:
         True when the phase was finished, False when the watcher asked to stop.
@@ -188,14 +190,22 @@ def train_phase(
     device = next(objective.parameters()).device
     model = _wrap(objective)
     objective.train()
-    skipped, unlogged = SkippedSteps(skipped_in_a_row), 0
+    skipped = SkippedSteps(before)
+
+    def look() -> int:
+        found = skipped.look()
+        if found.steps:
+            watcher.skipped(found)
+        return found.in_a_row
+
     stream = iter(batches(start_step))
     for step in range(start_step, spec.total_steps):
         try:
             batch = next(stream)
         except DataError:
             if step > start_step and not distributed.is_active():
-                watcher.checkpoint(step, optimizer, skipped.look().in_a_row)
+                look()
+                watcher.checkpoint(step, optimizer, skipped.state)
             raise
         _set_lr(optimizer, spec, step)
         result = train_step(model, objective, optimizer, batch.to(device), step, spec.optim.clip_norm, config)
@@ -208,23 +218,21 @@ def train_phase(
         )
         if not (logs or saves or stop):
             continue
-        found = skipped.look()
-        unlogged += len(found.steps)
-        if found.steps:
-            watcher.skipped(found)
+        in_a_row = look()
         if logs:
             lr = max(group["lr"] for group in optimizer.param_groups)
-            more = {"lr": torch.tensor(lr), "skipped": torch.tensor(float(unlogged))}
-            unlogged = 0
+            more = {"lr": torch.tensor(lr), "skipped": torch.tensor(float(skipped.logged()))}
             try:
                 watcher.log(done, {**result.values, **objective.health(), **more})
             except BridleError:
-                watcher.checkpoint(done, optimizer, found.in_a_row)  # the end must not cost the steps since the last one
+                watcher.checkpoint(done, optimizer, skipped.state)  # the end must not cost the steps since the last one
                 raise
-        if found.in_a_row >= config.max_skipped_in_a_row:
-            raise Diverged(done, found.in_a_row)
-        if stop or (saves and (found.in_a_row == 0 or done == spec.total_steps)):  # the good ones are not pushed out
-            watcher.checkpoint(done, optimizer, found.in_a_row)
+        if in_a_row >= config.max_skipped_in_a_row:
+            raise Diverged(done, skipped.state)
+        if done == spec.total_steps:  # a good one whatever came last: the next phase begins to count anew
+            watcher.checkpoint(done, optimizer, replace(skipped.state, in_a_row=0))
+        elif stop or (saves and in_a_row == 0):  # the good ones are not pushed out
+            watcher.checkpoint(done, optimizer, skipped.state)
         if stop and done < spec.total_steps:
             return False
     return True

@@ -23,15 +23,31 @@ class Skipped:
     in_a_row: int
 
 
+@dataclass(frozen=True, slots=True)
+class SkippedState:
+    """What a checkpoint must remember.
+
+    Attributes:
+        in_a_row: steps skipped in a row up to it.
+        unlogged: steps skipped since the last line was logged.
+    """
+
+    in_a_row: int = 0
+    unlogged: int = 0
+
+
+NOTHING_SKIPPED = SkippedState()
+
+
 class SkippedSteps:
     """Flags of steps, kept where they were computed until somebody looks.
 
     Args:
-        in_a_row: steps skipped in a row before the first one that is added, as of a checkpoint.
+        state: as of a checkpoint.
     """
 
-    def __init__(self, in_a_row: int = 0) -> None:
-        self._in_a_row = in_a_row
+    def __init__(self, state: SkippedState) -> None:
+        self._in_a_row, self._unlogged = state.in_a_row, state.unlogged
         self._flags: list[tuple[int, Tensor]] = []
 
     def add(self, step: int, flag: Tensor) -> None:
@@ -56,4 +72,15 @@ class SkippedSteps:
                     first.append(step)
             self._in_a_row = self._in_a_row + 1 if value else 0
         self._flags.clear()
+        self._unlogged += len(steps)
         return Skipped(tuple(steps), tuple(first), self._in_a_row)
+
+    def logged(self) -> int:
+        """Steps skipped since this was last asked, as far as they were looked at."""
+        count, self._unlogged = self._unlogged, 0
+        return count
+
+    @property
+    def state(self) -> SkippedState:
+        """As of the last look."""
+        return SkippedState(self._in_a_row, self._unlogged)
