@@ -19,6 +19,7 @@ from bridle import cli
 from bridle.config import to_dict
 from bridle.data.manifest import read_manifest
 from bridle.data.medium import MEDIA
+from bridle.engine.parts import Outcome
 from bridle.errors import BridleError, ConfigError, DataError
 from bridle.eval.features import POOLINGS, collect_features
 from bridle.inference import load
@@ -28,7 +29,6 @@ from bridle.recipes import RECIPES, recipe
 from bridle.run import RunConfig, RunFolder, clip_grid
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
 from bridle.train.reporter import Silent
-from bridle.engine.parts import Outcome
 
 CPU = torch.device("cpu")
 PHASES = "cold:3steps, tokenizer:3steps, encoder:3steps, joint:3steps, patches:2steps"

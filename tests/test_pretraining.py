@@ -20,6 +20,7 @@ from reference.configs import normalised
 from reference.faults import After, die, state
 
 from bridle.config import to_yaml
+from bridle.engine.parts import Outcome
 from bridle.errors import ConfigError, DataError, QuantizerError, RunError
 from bridle.inference import load
 from bridle.networks import Networks
@@ -28,7 +29,6 @@ from bridle.recipes import recipe
 from bridle.run import RunConfig, RunFolder
 from bridle.train.checkpoint import latest_checkpoint, load_checkpoint
 from bridle.train.weights import read_weights
-from bridle.engine.parts import Outcome
 
 PHASES = "cold:4steps, tokenizer:4steps, encoder:4steps, joint:4steps"
 

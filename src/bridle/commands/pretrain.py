@@ -171,7 +171,8 @@ def _say(outcome: Outcome, parsed: Arguments, arguments: Sequence[str]) -> None:
         console().print(f"[bold green]done[/] after {outcome.step} steps: {parsed.out}")
         console().print(f"next: bridle inspect {shlex.quote(str(parsed.out))}", markup=False, soft_wrap=True)
     else:
-        console().print(f"[bold yellow]stopped[/] after {outcome.step} steps; a checkpoint is written. Continue with:")
+        written = "; a checkpoint is written" if outcome.step else ""
+        console().print(f"[bold yellow]stopped[/] after {outcome.step} steps{written}. Continue with:")
         _say_again(arguments)
 
 
