@@ -122,6 +122,7 @@ def undisturbed(tone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
+@pytest.mark.slow
 def test_launched_processes_are_those_of_torchrun(undisturbed: Path, tone_folder: Path, tmp_path: Path) -> None:
     status, out, _ = ended(start(tone_folder, tmp_path / "run", *WHOLE, before=torchrun()))
     assert (status, out.count("done after 46 steps")) == (0, 1)
@@ -155,6 +156,7 @@ def test_a_killed_process_costs_nothing_but_time(launcher: str, undisturbed: Pat
     assert_all_gone(workers)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_command_that_it_names_goes_on(undisturbed: Path, tone_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(tone_folder, run, *WHOLE, "--num-processes", "2")

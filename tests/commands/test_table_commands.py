@@ -224,6 +224,7 @@ def whole(tiny_run, with_bad_files, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_two_shards_at_the_same_time_and_one_of_them_killed_give_what_one_call_gives(tiny_run, with_bad_files, whole, tmp_path):
     out = tmp_path / "codes"
     killed = process("tokenize", tiny_run, with_bad_files, out, "--shard", "1/2")
@@ -246,6 +247,7 @@ def test_two_shards_at_the_same_time_and_one_of_them_killed_give_what_one_call_g
     assert content(out) == content(whole)
 
 
+@pytest.mark.slow
 def test_several_processes_of_one_call_give_what_one_gives(tiny_run, with_bad_files, whole, tmp_path):
     out = tmp_path / "codes"
     call = process("tokenize", tiny_run, with_bad_files, out, "--num-processes", "2")

@@ -136,6 +136,7 @@ def test_a_resumed_run_has_the_same_labels(kept: str, tone_folder: Path, tmp_pat
     assert ours[3] == theirs[3]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_labels(tone_folder: Path, tmp_path: Path) -> None:
     config = debug(3.0, phases="cold:9steps")
     assert train(tone_folder, tmp_path / "one", config)

@@ -108,6 +108,7 @@ def test_one_two_one_processes_divided_or_not(alone: Path, tone_folder: Path, tm
     assert load(runs["divided"]).fingerprint == json.loads(_header(runs["divided"]))["fingerprint"]
 
 
+@pytest.mark.slow
 def test_divided_with_micro_batches_of_unequal_shares_and_with_phases_added(tone_folder: Path, tmp_path: Path) -> None:
     """Eight clips in batches that two ranks share as 2 and 1: three micro-batches are more than either has."""
     broken = shutil.copytree(tone_folder, tmp_path / "sounds")
@@ -151,6 +152,7 @@ def _clips(folder: Path, config: RunConfig) -> tuple[ClipDataset, RunConfig]:
     return ClipDataset(read_manifest(folder), build_loader(config.clips), config.seed), config
 
 
+@pytest.mark.slow
 def test_several_processes_skip_record_and_go_back_together(tone_folder: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(debug(max_skipped_in_a_row=3), phases="cold:14steps")
     divided = dataclasses.replace(config, train=dataclasses.replace(config.train, sharding="full"))

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_never_been(tmp_path: Path) -> None:
     script = Path(__file__).with_name("kills.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

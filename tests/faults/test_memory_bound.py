@@ -85,6 +85,7 @@ def check_hour(medium: str, folder: Path, new_rows: int) -> None:
     assert embed_long < embed + FEW_MEBIBYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "channels"), [(RATE, 1), pytest.param(44100, 2, marks=pytest.mark.slow)])
 def test_an_hour_among_short_sounds_takes_no_more_memory(rate: int, channels: int, tmp_path: Path) -> None:
     crop = sound(np.random.default_rng(0), 2.0)
