@@ -1,6 +1,7 @@
 """Any files as shards: every byte is there, for us and for WebDataset, whatever happens on the way."""
 
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -212,6 +213,16 @@ class TestResuming:
                 assert contents(out) == expected
                 assert done.num_kept_shards >= kept - (not after)
         assert boundaries == 2 * 7, "3 records, 3 shards, 1 index"
+
+    def test_two_calls_at_once_are_refused(self, folder, tmp_path):
+        (tmp_path / "out").mkdir()
+        other = os.open(tmp_path / "out", os.O_RDONLY)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process writes shards to"):
+            shard(folder, tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+        os.close(other)
+        assert shard(folder, tmp_path / "out").num_clips == 7
 
     def test_a_finished_folder_is_left_alone(self, folder, tmp_path):
         shard(folder, tmp_path / "out", clips_per_shard=3)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -79,7 +80,7 @@ def write_shards(
         progress: told about files that are done.
 
     Raises:
-        RunError: ``out`` holds something else, or it cannot be written.
+        RunError: ``out`` holds something else, another call writes to it, or it cannot be written.
         DataError: no file can be read; or ``out`` has an index that does not fit its shards.
         ConfigError: a limit is below 1.
     """
@@ -89,11 +90,33 @@ def write_shards(
     job = _Job(manifest, medium, out, about | {"input": _input_digest(manifest)}, progress or (lambda done: None))
     try:
         done = job.finished()
-        return job.execute() if done is None else _summary(done, len(done.shards))
+        if done is not None:
+            return _summary(done, len(done.shards))
+        out.mkdir(parents=True, exist_ok=True)
+        with _alone(out):
+            return job.execute()
     except OSError as error:
         raise RunError(explain_write_error(error, out, "shards")) from error
     except NotWritten as failure:
         raise RunError(explain_write_error(failure.error, out, "shards")) from failure
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """For one process at a time, where the file system has locks."""
+    import fcntl
+
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another process writes shards to {out}; wait for it, or choose another --out") from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 def _input_digest(manifest: Manifest) -> str:
@@ -157,7 +180,6 @@ class _Job:
             raise RunError(f"{self.out / name} was written {what}; {_REMEDY}")
 
     def execute(self) -> Sharded:
-        self.out.mkdir(parents=True, exist_ok=True)
         self.clear(".tmp-*")
         self.stems = Names.of(member_stems(self.manifest.keys))
         records: list[Index] = []
