@@ -14,6 +14,7 @@ from bridle.config import from_dict, to_dict
 from bridle.errors import ConfigError, QuantizerError
 from bridle.quantize import QuantizerConfig, ResidualQuantizer
 from bridle.quantize.residual import _StraightThrough
+from bridle.train.agreement import bit_hash
 
 
 def make(count: int = 600, seed: int = 0, **settings: Any) -> ResidualQuantizer:
@@ -144,8 +145,6 @@ def test_reading_changes_no_state(training: bool) -> None:
     quantizer.decode(quantizer.encode(z))
     quantizer(z.clone().requires_grad_()).commitment.backward()
     quantizer.metrics()
-    quantizer.codebook_hash()
-    quantizer.assert_equal_on_all_ranks()
     assert_same_state(quantizer, before)
     assert torch.equal(rng, torch.get_rng_state())
 
@@ -165,7 +164,7 @@ def test_metrics_are_the_documented_ones() -> None:
 def test_fit_is_a_function_of_sample_and_seed() -> None:
     one, two, other = make(seed=1), make(seed=1), make(seed=2)
     assert torch.equal(one.codebooks, two.codebooks)
-    assert int(one.codebook_hash()) == int(two.codebook_hash()) != int(other.codebook_hash())
+    assert not torch.equal(one.codebooks, other.codebooks)
     torch.testing.assert_close(one.ema_usage.sum(1), torch.ones(3))
 
 
@@ -183,9 +182,9 @@ def test_fit_refuses_vectors_that_are_all_equal() -> None:
 
 def test_hash_sees_one_bit() -> None:
     quantizer = make()
-    before = int(quantizer.codebook_hash())
+    before = int(bit_hash(quantizer.codebooks))
     quantizer.codebooks.view(torch.int32)[1, 2, 3] ^= 1
-    assert int(quantizer.codebook_hash()) != before
+    assert int(bit_hash(quantizer.codebooks)) != before
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -205,7 +204,7 @@ def test_a_copy_is_independent() -> None:
     before = state(frozen)
     quantizer.update(quantizer(z).statistics)
     assert_same_state(frozen, before)
-    assert int(frozen.codebook_hash()) != int(quantizer.codebook_hash())
+    assert not torch.equal(frozen.codebooks, quantizer.codebooks)
 
 
 def test_a_training_step_never_waits_for_the_device() -> None:

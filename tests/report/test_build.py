@@ -142,11 +142,11 @@ def test_a_run_with_nothing_is_one_line(media_runs, tmp_path, capsys):
 def test_alarms_and_quarantine_are_shown(media_runs, tmp_path):
     run = shutil.copytree(media_runs["audio"][0], tmp_path / "run")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines[-1] |= {"skipped": 1.0, "code/0": float("nan"), "of our own/x": 0.5}
+    lines[-1] |= {"skipped": 3.0, "code/0": float("nan"), "of our own/x": 0.5}
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "quarantine.jsonl").write_text(json.dumps({"key": EVIL, "reason": "not audio", "found": "decoding"}) + '\n{"key')
     read = Reader(build_report(run, device=CPU))
-    assert "1 logged step was skipped" in read.text
+    assert "3 steps skipped because the gradient was not finite" in read.text
     assert "data" in read.sections
     assert EVIL in read.text
     assert "of our own: x" in read.text  # a metric that nobody knows has a figure, too

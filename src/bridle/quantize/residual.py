@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bridle.distributed import all_gather_rows, all_reduce_sum, broadcast, rank
-from bridle.errors import QuantizerError, TrainingError
+from bridle.errors import QuantizerError
 from bridle.quantize.codebook import (
     ema,
     residual_search,
@@ -249,25 +249,6 @@ class ResidualQuantizer(nn.Module):
             "residual": self.last_residual.clone(),
         }
         return {f"{name}/{r}": value for name, values in named.items() for r, value in enumerate(values.unbind())}
-
-    def codebook_hash(self) -> Tensor:
-        """Hash of every bit of codebooks and usage, 0-dim int64 on their device; equal state, equal hash, anywhere."""
-        bits = torch.cat([self.codebooks.view(-1), self.ema_usage.view(-1)]).view(torch.int32).long()
-        mixed = (bits + 0x9E3779B9 * torch.arange(1, len(bits) + 1, device=bits.device)) * 0x2545F4914F6CDD1D
-        return ((mixed ^ (mixed >> 29)) * 0x27D4EB2F165667C5).sum()
-
-    def assert_equal_on_all_ranks(self) -> None:
-        """Prove that all ranks hold the same codebooks; one tiny all-gather, waits for the device.
-
-        Raises:
-            TrainingError: they do not, on all ranks alike.
-        """
-        hashes = all_gather_rows(self.codebook_hash()[None]).tolist()
-        different = [index for index, value in enumerate(hashes) if value != hashes[0]]
-        if different:
-            raise TrainingError(
-                f"codebooks of ranks {different} differ from rank 0's; they must be bit-equal: resume from a checkpoint"
-            )
 
     def extra_repr(self) -> str:
         return str(self.config)

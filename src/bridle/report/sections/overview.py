@@ -10,6 +10,7 @@ from bridle.report.curves import Curves
 from bridle.report.html import Html, Section, element
 from bridle.report.scales import number
 from bridle.summary import RunSummary
+from bridle.wording import count
 
 _SHARES = (
     ("accuracy/0", "last accuracy of level 0"),
@@ -67,10 +68,9 @@ def run_name(summary: RunSummary) -> str:
 def alarms(summary: RunSummary, curves: Curves) -> list[str]:
     """What is wrong, one line each."""
     found = summary.alarms
-    skipped = sum(value > 0 for _, value in curves.values.get("skipped", []))
+    skipped = round(sum(value for _, value in curves.values.get("skipped", [])))
     if skipped:
-        steps = "logged step was" if skipped == 1 else "logged steps were"
-        found.append(f"{skipped} {steps} skipped because the gradient was not finite")
+        found.append(f"{count(skipped, 'step')} skipped because the gradient was not finite")
     return found
 
 

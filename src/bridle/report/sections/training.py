@@ -84,7 +84,7 @@ def training_section(curves: Curves, log_every_steps: int) -> Section:
         ),
     ]
     figures += [_other_figure(name, curves) for name in curves.values if not _is_drawn(name)]
-    skipped = [step for step, value in curves.values.get("skipped", []) if value]
+    skipped = [(step, value) for step, value in curves.values.get("skipped", []) if value]
     steps = count(curves.last_step, "step")
     often = "every step" if log_every_steps == 1 else f"every {log_every_steps} steps"
     lead = (
@@ -92,7 +92,8 @@ def training_section(curves: Curves, log_every_steps: int) -> Section:
         "which its values were logged; rest the pointer on it for values."
     )
     if skipped:
-        lead += f" Logged steps that were skipped because the gradient was not finite: {len(skipped)}, first {skipped[0]}."
+        total = count(round(sum(value for _, value in skipped)), "step")
+        lead += f" Skipped because the gradient was not finite: {total}, the first of them by step {skipped[0][0]}."
     return section("training", "Training", lead, element("div", *(made for made in figures if made), class_="figures"))
 
 
